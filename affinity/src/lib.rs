@@ -1,0 +1,1 @@
+//! Hardware topology, placement of workers and interrupts, pinning and memory binding.

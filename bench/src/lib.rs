@@ -1,0 +1,1 @@
+//! Load generator, peers and reports of emberd.

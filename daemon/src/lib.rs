@@ -1,0 +1,1 @@
+//! The best HTTP daemon for bare-metal Linux hosts.

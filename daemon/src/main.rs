@@ -1,0 +1,3 @@
+//! The `emberd` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! HTTP services in Rust on the rings of emberd.

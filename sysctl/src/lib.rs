@@ -1,0 +1,1 @@
+//! The tuning plan of emberd: kernel and NIC knobs, journalled, verified and taken back.

@@ -1,0 +1,1 @@
+//! I/O drivers behind one completion-shaped trait: io_uring, epoll and a seeded simulation.
