@@ -1,0 +1,7 @@
+//! What the host says: CPU time, memory, topology, versions; and pinning to CPUs.
+
+pub mod cpu;
+pub mod group;
+pub mod machine;
+pub mod memory;
+pub mod pin;
