@@ -8,6 +8,8 @@ mod bind;
 mod cpu_set;
 mod limits;
 pub mod plan;
+pub mod queues;
+pub mod steering;
 mod topology;
 
 pub use bind::{bind_memory, pin_thread};
