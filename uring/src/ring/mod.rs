@@ -1,0 +1,414 @@
+//! The io_uring driver.
+//!
+//! One ring belongs to one thread. Calls push submission queue entries; [`Uring::turn`] enters the
+//! kernel once. What may be in flight on a socket is written in its record ([`socket`]), and
+//! completions are matched in one place ([`complete`]).
+
+mod buffers;
+mod complete;
+mod drop;
+mod kernel;
+mod peer;
+mod socket;
+mod sqe;
+mod submit;
+mod token;
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use io_uring::cqueue;
+use nix::sys::resource::{Resource, getrlimit};
+use slab::Slab;
+
+use self::buffers::Buffers;
+use self::kernel::{Entered, Ring};
+use self::socket::{Flags, Socket};
+use self::sqe::{Sqe, Target};
+use self::token::Token;
+use crate::{
+    Buffer, Completion, Driver, Errno, Feature, FeatureState, Full, Info, ListenerId, Op, Options,
+    Payload, Pinned, Region, Sock, Stats, Then, Waker,
+};
+
+/// The io_uring driver. Made on the thread that uses it, and bound to it.
+pub struct Uring {
+    ring: Ring,
+    buffers: ManuallyDrop<Buffers>,
+    sockets: Vec<Socket>,
+    listeners: Vec<Listener>,
+    /// Zero-copy sends whose memory the kernel may still read.
+    zero_copy: Slab<Pinned>,
+    /// Buffers that came before they were asked for, by their id.
+    held: Vec<Held>,
+    /// Receives that wait for a buffer, oldest first.
+    starved: VecDeque<Sock>,
+    /// Sockets and listeners that wait for room in the submission queue.
+    stalled: VecDeque<Stalled>,
+    /// Completions that need no kernel, for the next turn.
+    ready: Vec<Completion>,
+    batch: Vec<cqueue::Entry>,
+    waker: Waker,
+    wake: WakeRead,
+    scratch: Box<Scratch>,
+    options: Options,
+    features: Vec<Feature>,
+    sockets_max: u32,
+    live: u32,
+    regions: Vec<Region>,
+    stats: Stats,
+    id: u16,
+    /// Only the thread that enabled the ring may use it.
+    _not_send: PhantomData<*const ()>,
+}
+
+struct Listener {
+    fd: OwnedFd,
+    armed: bool,
+    paused: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Held {
+    next: u16,
+    offset: u32,
+    len: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Stalled {
+    Socket(Sock),
+    Listener(u32),
+    Wake,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WakeRead {
+    Idle,
+    Armed,
+}
+
+/// Memory that small operations write to.
+#[derive(Default)]
+struct Scratch {
+    counter: u64,
+    peeked: u8,
+}
+
+/// A buffer that came unasked is held; more than this many on one socket stop its receive.
+const HELD_MAX: u16 = 4;
+/// The end of a list of held buffers.
+const HELD_END: u16 = u16::MAX;
+
+static DRIVERS: AtomicU16 = AtomicU16::new(0);
+
+impl Uring {
+    /// Makes a ring for the calling thread.
+    ///
+    /// # Errors
+    /// `ENOSYS`, `EPERM` or `ENOMEM` when the kernel has or allows no io_uring; an
+    /// [`io::ErrorKind::InvalidInput`] names a bad option.
+    pub fn new(options: Options) -> io::Result<Uring> {
+        let id = DRIVERS.fetch_add(1, Ordering::Relaxed);
+        let (mut ring, setup) = Ring::new(&options)?;
+        let sockets_max = sockets_max(&options)?;
+        if options.direct {
+            ring.io_uring().submitter().register_files_sparse(sockets_max)?;
+        }
+        let mut buffers = Buffers::new(id, options.buffers, options.buffer_size)?;
+        buffers.register(ring.io_uring())?;
+        ring.set_min_wait(options.min_wait);
+        ring.enable()?;
+        let own_fd = ring.register_own_fd();
+        let features = vec![
+            Feature { name: setup.name, state: FeatureState::Used },
+            Feature {
+                name: "registered ring fd",
+                state: used(own_fd.is_ok(), "an fd lookup an enter"),
+            },
+        ];
+        let held = vec![Held::default(); usize::from(options.buffers)];
+        let mut driver = Uring {
+            ring,
+            buffers: ManuallyDrop::new(buffers),
+            sockets: Vec::with_capacity(sockets_max as usize),
+            listeners: Vec::new(),
+            zero_copy: Slab::new(),
+            held,
+            starved: VecDeque::new(),
+            stalled: VecDeque::new(),
+            ready: Vec::new(),
+            batch: Vec::new(),
+            waker: Waker::new()?,
+            wake: WakeRead::Idle,
+            scratch: Box::default(),
+            options,
+            features,
+            sockets_max,
+            live: 0,
+            regions: Vec::new(),
+            stats: Stats::default(),
+            id,
+            _not_send: PhantomData,
+        };
+        driver.arm_wake();
+        Ok(driver)
+    }
+
+    fn target(&self, slot: u32) -> Target {
+        Target { direct: self.options.direct, slot }
+    }
+
+    /// The record of a live socket.
+    #[inline]
+    fn live(&mut self, sock: Sock) -> Option<&mut Socket> {
+        match self.sockets.get_mut(sock.slot as usize) {
+            Some(socket) if socket.generation == sock.generation && socket.has(Flags::OPEN) => {
+                Some(socket)
+            }
+            _ => {
+                self.stats.stale_calls += 1;
+                None
+            }
+        }
+    }
+
+    fn sock(&self, slot: u32) -> Sock {
+        Sock { slot, generation: self.sockets[slot as usize].generation }
+    }
+
+    /// Does what waited for room, and gives buffers to receives that found none.
+    fn catch_up(&mut self) {
+        for _ in 0..self.stalled.len() {
+            match self.stalled.pop_front() {
+                Some(Stalled::Socket(sock)) => {
+                    if let Some(socket) = self.live(sock) {
+                        socket.flags.clear(Flags::STALLED);
+                        self.settle(sock.slot);
+                    }
+                }
+                Some(Stalled::Listener(listener)) => self.arm_accept(listener),
+                Some(Stalled::Wake) => self.arm_wake(),
+                None => break,
+            }
+        }
+        let mut buffers = self.buffers.available();
+        while buffers > 0
+            && let Some(sock) = self.starved.pop_front()
+        {
+            let Some(socket) = self.sockets.get_mut(sock.slot as usize) else { continue };
+            if socket.generation == sock.generation && socket.has(Flags::STARVED) {
+                socket.flags.clear(Flags::STARVED);
+                self.settle(sock.slot);
+                buffers -= 1;
+            }
+        }
+    }
+
+    fn arm_wake(&mut self) {
+        if self.wake == WakeRead::Armed {
+            return;
+        }
+        if !self.ring.reserve(1) {
+            self.stalled.push_back(Stalled::Wake);
+            return;
+        }
+        let fd = self.waker.event().as_raw_fd();
+        // SAFETY: The counter is boxed and owned by the driver, which joins the read before it
+        // frees anything.
+        let sqe = unsafe { Sqe::read_counter(fd, &raw mut self.scratch.counter) };
+        let token = Token { op: Op::Wake, generation: 0, slot: 0 };
+        self.ring.push(&sqe.user_data(token.encode()));
+        self.wake = WakeRead::Armed;
+    }
+
+    fn arm_accept(&mut self, listener: u32) {
+        let entry = &mut self.listeners[listener as usize];
+        if entry.armed || entry.paused {
+            return;
+        }
+        if !self.ring.reserve(1) {
+            self.stalled.push_back(Stalled::Listener(listener));
+            return;
+        }
+        entry.armed = true;
+        let sqe = Sqe::accept(entry.fd.as_raw_fd(), self.options.direct);
+        let token = Token { op: Op::Accept, generation: 0, slot: listener };
+        self.ring.push(&sqe.user_data(token.encode()));
+    }
+
+    fn pause_accept(&mut self, listener: u32) {
+        let entry = &mut self.listeners[listener as usize];
+        entry.paused = true;
+        if entry.armed && self.ring.reserve(1) {
+            let accept = Token { op: Op::Accept, generation: 0, slot: listener };
+            let token = Token { op: Op::Cancel, generation: 0, slot: u32::MAX };
+            self.ring.push(&Sqe::cancel(accept.encode()).user_data(token.encode()));
+        }
+    }
+}
+
+impl Driver for Uring {
+    fn accept(&mut self, listener: OwnedFd) -> io::Result<ListenerId> {
+        let id = self.listeners.len() as u32;
+        self.listeners.push(Listener { fd: listener, armed: false, paused: false });
+        self.arm_accept(id);
+        Ok(ListenerId(id))
+    }
+
+    fn pause(&mut self, listener: ListenerId) {
+        self.pause_accept(listener.0);
+    }
+
+    fn resume(&mut self, listener: ListenerId) {
+        if self.live >= self.sockets_max {
+            let error = Errno::ENFILE;
+            self.ready.push(Completion::AcceptPaused { listener, error });
+            return;
+        }
+        self.listeners[listener.index()].paused = false;
+        self.arm_accept(listener.0);
+    }
+
+    #[inline]
+    fn recv(&mut self, sock: Sock) -> Result<(), Full<()>> {
+        let Some(socket) = self.live(sock) else { return Ok(()) };
+        debug_assert!(!socket.has(Flags::WANT), "two receives on {sock:?}");
+        socket.flags.set(Flags::WANT);
+        if socket.has(Flags::RECV) && socket.held_count == 0 {
+            return Ok(());
+        }
+        if self.deliver_held(sock.slot) || self.push_recv(sock.slot, false) {
+            return Ok(());
+        }
+        self.sockets[sock.slot as usize].flags.clear(Flags::WANT);
+        Err(Full(()))
+    }
+
+    #[inline]
+    fn send(&mut self, sock: Sock, payload: Payload, then: Then) -> Result<(), Full<Payload>> {
+        let Some(socket) = self.live(sock) else { return Ok(()) };
+        debug_assert!(!socket.has(Flags::SEND), "two sends on {sock:?}");
+        socket.payload = Some(payload);
+        socket.sent = 0;
+        socket.then = then;
+        if self.push_send(sock.slot) {
+            return Ok(());
+        }
+        match self.sockets[sock.slot as usize].payload.take() {
+            Some(payload) => Err(Full(payload)),
+            None => Ok(()),
+        }
+    }
+
+    fn arm(&mut self, sock: Sock, reply: Pinned) -> Result<(), Full<Pinned>> {
+        let Some(socket) = self.live(sock) else { return Ok(()) };
+        debug_assert!(!socket.has(Flags::IN_FLIGHT), "armed in flight: {sock:?}");
+        socket.payload = Some(Payload::Pinned(reply));
+        socket.sent = 0;
+        socket.then = Then::Recv;
+        if self.push_armed(sock.slot) {
+            return Ok(());
+        }
+        match self.sockets[sock.slot as usize].payload.take() {
+            Some(Payload::Pinned(reply)) => Err(Full(reply)),
+            _ => Ok(()),
+        }
+    }
+
+    fn close(&mut self, sock: Sock) {
+        let Some(socket) = self.live(sock) else { return };
+        if socket.has(Flags::CLOSING) {
+            return;
+        }
+        socket.flags.set(Flags::CLOSING);
+        socket.flags.clear(Flags::WANT.and(Flags::STARVED).and(Flags::RESEND));
+        self.drop_held(sock.slot);
+        self.settle(sock.slot);
+    }
+
+    fn peer(&mut self, sock: Sock) {
+        if self.live(sock).is_some() {
+            self.ask_peer(sock);
+        }
+    }
+
+    fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
+        if !self.stalled.is_empty() || !self.starved.is_empty() {
+            self.catch_up();
+        }
+        let wait = if self.ready.is_empty() { wait } else { Some(Duration::ZERO) };
+        out.append(&mut self.ready);
+        self.buffers.publish();
+        let entered = match wait {
+            Some(Duration::ZERO) => self.ring.enter(0, None, true)?,
+            wait => self.ring.enter(1, wait, true)?,
+        };
+        // A busy kernel wants its completions read; what it has not taken goes in the next turn.
+        debug_assert!(matches!(entered, Entered::Fine | Entered::Busy));
+        let mut batch = std::mem::take(&mut self.batch);
+        self.ring.collect(&mut batch);
+        for cqe in batch.drain(..) {
+            self.complete(&cqe, out);
+        }
+        self.batch = batch;
+        out.append(&mut self.ready);
+        if self.buffers.is_low() {
+            self.buffers.grow();
+        }
+        self.stats.sqes_submitted = self.ring.submitted;
+        self.stats.enters = self.ring.enters;
+        self.stats.cq_overflows = self.ring.overflows;
+        Ok(())
+    }
+
+    #[inline]
+    fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
+        self.buffers.bytes(buffer)
+    }
+
+    #[inline]
+    fn give_back(&mut self, buffer: Buffer) {
+        self.buffers.give_back(buffer);
+    }
+
+    fn register(&mut self, region: &Region) -> io::Result<()> {
+        let (base, len) = region.memory();
+        let iov = [libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len }];
+        if !self.regions.is_empty() {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        // SAFETY: The driver keeps the region until its ring is gone.
+        unsafe { self.ring.io_uring().submitter().register_buffers(&iov) }?;
+        region.set_registered(self.id, 0);
+        self.regions.push(region.clone());
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn info(&self) -> Info {
+        Info { backend: "io_uring", features: self.features.clone(), sockets_max: self.sockets_max }
+    }
+}
+
+fn used(there: bool, instead: &'static str) -> FeatureState {
+    if there { FeatureState::Used } else { FeatureState::Absent { instead } }
+}
+
+/// The kernel caps a ring's file table by this process's limit of descriptors.
+fn sockets_max(options: &Options) -> io::Result<u32> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(options.sockets_max.min(u32::try_from(soft).unwrap_or(u32::MAX)).max(1))
+}
