@@ -1,4 +1,6 @@
 //! The best HTTP daemon for bare-metal Linux hosts.
 
 pub mod boot;
+pub mod cli;
+pub mod config;
 pub mod supervisor;

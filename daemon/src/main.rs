@@ -1,3 +1,9 @@
 //! The `emberd` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    emberd::cli::Cli::parse().execute()
+}

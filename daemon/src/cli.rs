@@ -1,0 +1,208 @@
+//! The command line. What a command does is in the module of its name; here is how it is typed
+//! and how it fails.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Loaded, Report, Sources};
+
+/// A run-time failure.
+pub const EXIT_FAILURE: u8 = 1;
+/// The config is refused (EX_CONFIG of sysexits.h).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// What is typed.
+#[derive(Debug, Parser)]
+#[command(name = "emberd", version, about, max_term_width = 100)]
+#[command(after_help = "Each option is a config key and an EMBERD_ variable too: the option goes \
+                        over the variable, and that over the file.")]
+pub struct Cli {
+    /// What to do; none: run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Where the config comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve; what happens without a command, too
+    Run(ConfigArgs),
+    /// Say everything that is wrong with the config, and end
+    Check(CheckArgs),
+    /// Print the version
+    Version,
+}
+
+/// Where the config comes from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigArgs {
+    /// The config file; - for standard input [EMBERD_CONFIG]
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one key of the config, such as limits.idle_timeout=60s
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The I/O driver: auto, io_uring or epoll [EMBERD_BACKEND]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Worker processes [EMBERD_WORKERS]
+    #[arg(long, value_name = "N|auto")]
+    pub workers: Option<String>,
+    /// Threads of each worker [EMBERD_THREADS]
+    #[arg(long, value_name = "N|auto")]
+    pub threads: Option<String>,
+    /// Address of the first listener [EMBERD_LISTEN]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Tune the host before the workers start (as root) [EMBERD_TUNE]
+    #[arg(long)]
+    pub tune: bool,
+}
+
+/// `emberd check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Where the config comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Fail on what is legal but unwise, too
+    #[arg(long)]
+    pub deny_warnings: bool,
+    /// How to print what was found
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Human,
+    /// For programs.
+    Json,
+}
+
+/// Why a command ends badly.
+#[derive(Debug)]
+pub enum Failure {
+    /// The config is refused.
+    Config(Box<Report>),
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl ConfigArgs {
+    /// These, and what was given before the command.
+    fn over(self, outer: &Self) -> Self {
+        Self {
+            config: self.config.or_else(|| outer.config.clone()),
+            set: outer.set.iter().cloned().chain(self.set).collect(),
+            backend: self.backend.or_else(|| outer.backend.clone()),
+            workers: self.workers.or_else(|| outer.workers.clone()),
+            threads: self.threads.or_else(|| outer.threads.clone()),
+            listen: self.listen.or_else(|| outer.listen.clone()),
+            tune: self.tune || outer.tune,
+        }
+    }
+
+    /// The sources that they name, with the environment of this process.
+    pub fn sources(&self) -> Sources {
+        let environment = Sources::environment();
+        let named = || environment.get("EMBERD_CONFIG").filter(|path| !path.is_empty());
+        let file = self.config.clone().or_else(|| named().map(PathBuf::from));
+        let tune = self.tune.then(|| "true".to_owned());
+        let flags = [
+            ("--backend", &self.backend),
+            ("--workers", &self.workers),
+            ("--threads", &self.threads),
+            ("--listen", &self.listen),
+            ("--tune", &tune),
+        ];
+        let flags = flags.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+        Sources { file, set: self.set.clone(), flags: flags.collect(), environment }
+    }
+
+    /// Loads the config, and tells warnings.
+    ///
+    /// # Errors
+    /// Where the config is refused.
+    pub fn load(&self) -> Result<Loaded, Failure> {
+        let loaded = config::load(&self.sources()).map_err(Box::new).map_err(Failure::Config)?;
+        if loaded.warnings.warnings() > 0 {
+            tell(&loaded.warnings);
+        }
+        Ok(loaded)
+    }
+}
+
+impl Cli {
+    /// Does what was typed.
+    pub fn execute(self) -> ExitCode {
+        let outer = self.config;
+        let done = match self.command.unwrap_or(Command::Run(ConfigArgs::default())) {
+            Command::Run(args) => args.over(&outer).load().and_then(|_| {
+                Err(Failure::Other("this build checks configs but cannot serve yet".to_owned()))
+            }),
+            Command::Check(CheckArgs { config, deny_warnings, format }) => {
+                return check(&config.over(&outer), deny_warnings, format);
+            }
+            Command::Version => say(&format!("emberd {}\n", env!("CARGO_PKG_VERSION"))),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Config(report)) => {
+                tell(&report);
+                ExitCode::from(EXIT_CONFIG)
+            }
+            Err(Failure::Other(why)) => {
+                eprintln!("emberd: {why}");
+                ExitCode::from(EXIT_FAILURE)
+            }
+        }
+    }
+}
+
+/// Prints a report for people, in colour on a terminal.
+fn tell(report: &Report) {
+    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    eprintln!("{}", report.human(color));
+}
+
+/// Prints on standard output; that nobody reads it is no failure.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Other(format!("cannot write: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check(args: &ConfigArgs, deny_warnings: bool, format: Format) -> ExitCode {
+    let loaded = config::load(&args.sources());
+    let report = match &loaded {
+        Ok(loaded) => &loaded.warnings,
+        Err(report) => report,
+    };
+    let refused = loaded.is_err() || deny_warnings && report.warnings() > 0;
+    let said = match format {
+        Format::Json => say(&format!("{}\n", report.json())),
+        Format::Human => {
+            if report.errors() + report.warnings() > 0 {
+                tell(report);
+            }
+            if refused { Ok(()) } else { say("the config is in order\n") }
+        }
+    };
+    match said {
+        Ok(()) if refused => ExitCode::from(EXIT_CONFIG),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(EXIT_FAILURE),
+    }
+}

@@ -1,0 +1,328 @@
+//! What no value shows alone: routes that are in each other's way, listeners that cannot both be,
+//! replies that would be wrong for some requests, and what is legal but unwise.
+
+use std::time::Duration;
+
+use super::check::{Checked, Written};
+use super::model::{Address, Config, Listener, Reply};
+use super::report::Finding;
+use super::source::Place;
+use super::suggest;
+
+/// Everything found about a config whose single values are well.
+pub(crate) fn check(config: &Config, checked: &Checked) -> Vec<Finding> {
+    let mut cross = Cross { config, checked, findings: Vec::new() };
+    cross.ring();
+    cross.workers();
+    cross.listeners();
+    cross.replies();
+    cross.routes();
+    cross.unwise();
+    cross.findings
+}
+
+struct Cross<'a> {
+    config: &'a Config,
+    checked: &'a Checked,
+    findings: Vec<Finding>,
+}
+
+/// A route of any kind and where it was written.
+struct Route<'a> {
+    name: &'a str,
+    path: &'a str,
+    at: String,
+}
+
+impl<'a> Cross<'a> {
+    fn written(&self, path: &str) -> Option<Written> {
+        self.checked.places.get(path).copied()
+    }
+
+    /// The place of a value, or of the nearest table around it that was written.
+    fn value(&self, path: &str) -> Option<Place> {
+        self.near(path, |written| written.value)
+    }
+
+    fn key(&self, path: &str) -> Option<Place> {
+        self.near(path, |written| written.key)
+    }
+
+    fn near(&self, path: &str, place: impl Fn(Written) -> Place) -> Option<Place> {
+        let mut path = path;
+        loop {
+            if let Some(written) = self.written(path) {
+                return Some(place(written));
+            }
+            path = path.rsplit_once('.')?.0;
+        }
+    }
+
+    /// The path in the sources of the `index`th element that is left of a list.
+    fn element(&self, list: &'static str, index: usize) -> String {
+        let kept = self.checked.kept.get(list).and_then(|kept| kept.get(index));
+        format!("{list}[{}]", kept.copied().unwrap_or(index))
+    }
+
+    fn error(&mut self, code: &'static str, place: Option<Place>, message: String) -> &mut Finding {
+        let finding = Finding::nowhere(code, message);
+        self.findings.push(Finding { place, ..finding });
+        let last = self.findings.len() - 1;
+        &mut self.findings[last]
+    }
+
+    fn warn(&mut self, place: Option<Place>, message: &str, help: &str) {
+        if let Some(place) = place {
+            self.findings.push(Finding::warning("unwise", place, message).help(help));
+        }
+    }
+
+    fn ring(&mut self) {
+        let buffers = self.config.ring.buffers;
+        if !buffers.is_power_of_two() {
+            let place = self.value("ring.buffers");
+            let below = 1 << buffers.ilog2();
+            let help = format!("write {below} or {}", below * 2);
+            self.error(
+                "bad_value",
+                place,
+                format!("`ring.buffers` is {buffers}: no power of two"),
+            )
+            .help = Some(help);
+        }
+    }
+
+    fn workers(&mut self) {
+        let workers = &self.config.workers;
+        if workers.in_process && workers.count.is_some_and(|count| count > 1) {
+            let place = self.value("workers.in_process");
+            let other = self.value("workers.count");
+            let finding = self.error(
+                "conflict",
+                place,
+                "`workers.in_process` is for one worker alone".to_owned(),
+            );
+            finding.other =
+                other.map(|place| (place, "more than one is asked for here".to_owned()));
+            finding.help = Some("take one of them out".to_owned());
+        }
+    }
+
+    fn listeners(&mut self) {
+        let listeners = &self.config.listeners;
+        for (index, listener) in listeners.iter().enumerate() {
+            let at = self.element("listener", index);
+            for (first, earlier) in listeners[..index].iter().enumerate() {
+                let first = self.element("listener", first);
+                if listener.name == earlier.name {
+                    let place = self.value(&format!("{at}.name"));
+                    let other = self.value(&format!("{first}.name"));
+                    let message = format!("two listeners are named \"{}\"", listener.name);
+                    self.again("duplicate", place, other, message);
+                }
+                if clash(&listener.address, &earlier.address) {
+                    let place = self.value(&format!("{at}.address"));
+                    let other = self.value(&format!("{first}.address"));
+                    let message = format!("{} is listened on already", listener.address);
+                    self.again("duplicate", place, other, message);
+                }
+            }
+            if listener.mode.is_some() && !matches!(listener.address, Address::Unix(_)) {
+                let place = self.key(&format!("{at}.mode"));
+                let message = format!("`{at}.mode` is for unix sockets, which have a file");
+                self.error("conflict", place, message).help = Some("take it out".to_owned());
+            }
+        }
+        if let Some(admin) = &self.config.admin {
+            let same = listeners.iter().position(|other| clash(&other.address, &admin.listen));
+            if let Some(index) = same {
+                let other = self.value(&format!("{}.address", self.element("listener", index)));
+                let place = self.value("admin.listen");
+                let message = format!("{} is listened on already", admin.listen);
+                self.again("duplicate", place, other, message);
+            }
+        }
+    }
+
+    fn again(
+        &mut self,
+        code: &'static str,
+        place: Option<Place>,
+        other: Option<Place>,
+        message: String,
+    ) {
+        let finding = self.error(code, place, message);
+        finding.label = "again here".to_owned();
+        finding.other = other
+            .filter(|other| Some(*other) != place)
+            .map(|other| (other, "first here".to_owned()));
+    }
+
+    fn replies(&mut self) {
+        for (index, listener) in self.config.listeners.iter().enumerate() {
+            let at = self.element("listener", index);
+            let Some(reply) = &listener.reply else { continue };
+            if listener.routes.is_some() {
+                let place = self.key(&format!("{at}.routes"));
+                let other = self.key(&format!("{at}.reply"));
+                let message = format!("`{at}` has one reply for everything, so it has no routes");
+                let finding = self.error("conflict", place, message);
+                finding.other = other.map(|place| (place, "the one reply".to_owned()));
+                finding.help = Some("take `routes` or `reply` out".to_owned());
+            }
+            if let Some((why, help)) = unsound(reply) {
+                let place = self.value(&format!("{at}.reply.status"));
+                let message = format!("status {} cannot answer every request: {why}", reply.status);
+                self.error("unsound_reply", place, message).help = Some(help.to_owned());
+            }
+        }
+    }
+
+    fn route_list(&self) -> Vec<Route<'a>> {
+        let config = self.config;
+        let prepared = config.prepared.iter().enumerate().map(|(index, route)| Route {
+            name: &route.name,
+            path: &route.path,
+            at: self.element("prepared", index),
+        });
+        let metrics = config.metrics.iter().enumerate().map(|(index, route)| Route {
+            name: &route.name,
+            path: &route.path,
+            at: self.element("metrics", index),
+        });
+        prepared.chain(metrics).collect()
+    }
+
+    fn routes(&mut self) {
+        let routes = self.route_list();
+        for (index, route) in routes.iter().enumerate() {
+            for earlier in &routes[..index] {
+                let same_listener = |listener: &&Listener| {
+                    listener.serves(route.name) && listener.serves(earlier.name)
+                };
+                if route.path == earlier.path
+                    && let Some(listener) = self.config.listeners.iter().find(same_listener)
+                {
+                    let place = self.value(&format!("{}.path", route.at));
+                    let other = self.value(&format!("{}.path", earlier.at));
+                    let message =
+                        format!("{} is routed twice on listener \"{}\"", route.path, listener.name);
+                    self.again("duplicate", place, other, message);
+                } else if route.name == earlier.name {
+                    let place = self.value(&format!("{}.name", route.at));
+                    let other = self.value(&format!("{}.name", earlier.at));
+                    let message = format!("two routes are named \"{}\"", route.name);
+                    self.again("duplicate", place, other, message);
+                    if let Some(finding) = self.findings.last_mut() {
+                        finding.help = Some("give each a `name` of its own".to_owned());
+                    }
+                }
+            }
+        }
+        self.route_names(&routes);
+    }
+
+    fn route_names(&mut self, routes: &[Route<'_>]) {
+        for (index, listener) in self.config.listeners.iter().enumerate() {
+            let at = self.element("listener", index);
+            for (nth, name) in listener.routes.iter().flatten().enumerate() {
+                if routes.iter().any(|route| route.name == name) {
+                    continue;
+                }
+                let place = self.value(&format!("{at}.routes[{nth}]"));
+                let names = || routes.iter().map(|route| route.name);
+                let help = match suggest::nearest(name, names()) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None if routes.is_empty() => "there is no route".to_owned(),
+                    None => format!("there are: {}", suggest::list(names())),
+                };
+                self.error("unknown_route", place, format!("there is no route \"{name}\"")).help =
+                    Some(help);
+            }
+            let serves = routes.iter().any(|route| listener.serves(route.name));
+            if listener.reply.is_none() && !serves {
+                self.warn(
+                    self.value(&format!("{at}.address")),
+                    &format!("listener \"{}\" has no route: it answers 404 to all", listener.name),
+                    "add [[prepared]], or `reply` for one answer to everything",
+                );
+            }
+        }
+        for route in routes {
+            if !self.config.listeners.iter().any(|listener| listener.serves(route.name)) {
+                self.warn(
+                    self.value(&format!("{}.path", route.at)),
+                    &format!("route \"{}\" is on no listener", route.name),
+                    "name it in the `routes` of one",
+                );
+            }
+        }
+    }
+
+    fn unwise(&mut self) {
+        let config = self.config;
+        for (index, metrics) in config.metrics.iter().enumerate() {
+            let public = config
+                .listeners
+                .iter()
+                .find(|listener| listener.serves(&metrics.name) && !listener.address.is_local());
+            if let Some(listener) = public.filter(|_| metrics.allow.is_empty()) {
+                let at = self.element("metrics", index);
+                self.warn(
+                    self.key(&at),
+                    &format!("everybody who reaches {} may read the metrics", listener.address),
+                    "say who may: allow = [\"127.0.0.0/8\", \"::1\"]",
+                );
+            }
+        }
+        if config.admin.as_ref().is_some_and(|admin| !admin.listen.is_local()) {
+            self.warn(
+                self.value("admin.listen"),
+                "the admin pages can be reached from other machines",
+                "listen on 127.0.0.1 or a unix socket, or keep others off by a firewall",
+            );
+        }
+        if config.limits.header_timeout > Duration::from_secs(60) {
+            self.warn(
+                self.value("limits.header_timeout"),
+                "a client may hold a connection for long with half a request",
+                "10s is plenty for honest ones",
+            );
+        }
+        if config.user.as_deref() == Some("root") || config.user.as_deref() == Some("0") {
+            self.warn(
+                self.value("user"),
+                "workers would keep root's rights",
+                "name an ordinary user: nothing in a worker needs root",
+            );
+        }
+    }
+}
+
+/// Whether two addresses cannot both be listened on.
+fn clash(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Tcp(one), Address::Tcp(other)) => one == other && one.port() != 0,
+        _ => one == other,
+    }
+}
+
+/// Why a reply that goes out before the request was read would be wrong for some, and the mend.
+fn unsound(reply: &Reply) -> Option<(&'static str, &'static str)> {
+    let has = |name: &str| reply.headers.iter().any(|(header, _)| header == name);
+    match reply.status {
+        206 => Some(("it answers a Range with a part of a body", "use 204 or 200")),
+        304 => Some(("it answers a conditional request only", "use 204 or 200")),
+        301 | 302 | 303 | 307 | 308 if !has("location") => {
+            Some(("a redirection says where to", "add headers = { location = \"…\" }"))
+        }
+        401 if !has("www-authenticate") => {
+            Some(("it names how to authenticate", "add headers = { www-authenticate = \"…\" }"))
+        }
+        405 if !has("allow") => {
+            Some(("it names the methods that are allowed", "add headers = { allow = \"…\" }"))
+        }
+        407 => Some(("it is a proxy's answer", "use 403")),
+        _ => None,
+    }
+}

@@ -1,0 +1,145 @@
+//! Fills in what follows from other keys: names from paths, buffers from the profile, the body
+//! from its file.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use super::check::Checked;
+use super::keys;
+use super::model::Bytes;
+use super::report::Finding;
+use super::source::SourceMap;
+
+/// Bytes of a prepared body; each of its variants is pinned in memory, on each node.
+const BODY_MAX: u64 = 64 << 20;
+
+/// Fills in derived values; what stands against it is a finding.
+pub(crate) fn fill(checked: &mut Checked, sources: &SourceMap) {
+    checked.json.remove("include");
+    fill_ring(checked);
+    for_each(checked, "listener", |listener, _, _| name_after(listener, "address"));
+    for_each(checked, "metrics", |metrics, _, _| name_after(metrics, "path"));
+    for_each(checked, "prepared", |prepared, path, checked| {
+        name_after(prepared, "path");
+        fill_body(prepared, path, checked, sources);
+    });
+}
+
+/// Calls `fill` on each table of a list, with its path in the sources.
+fn for_each(
+    checked: &mut Checked,
+    list: &'static str,
+    mut fill: impl FnMut(&mut Json, &str, &mut Checked),
+) {
+    let Some(mut tables) = checked.json.get_mut(list).map(Json::take) else { return };
+    let kept = checked.kept.get(list).cloned().unwrap_or_default();
+    for (table, index) in tables.as_array_mut().into_iter().flatten().zip(kept) {
+        fill(table, &format!("{list}[{index}]"), checked);
+    }
+    checked.json.insert(list.to_owned(), tables);
+}
+
+fn fill_ring(checked: &mut Checked) {
+    let Some(Json::Object(ring)) = checked.json.get_mut("ring") else { return };
+    let profile = ring.remove("profile").unwrap_or_default();
+    let (buffers, buffer_size) = keys::profile(profile.as_str().unwrap_or_default());
+    for (key, value) in [("buffers", buffers), ("buffer_size", buffer_size)] {
+        if ring.get(key).is_none_or(Json::is_null) {
+            ring.insert(key.to_owned(), value.into());
+        }
+    }
+}
+
+fn name_after(table: &mut Json, key: &str) {
+    if table["name"].is_null() {
+        table["name"] = match &table[key] {
+            Json::Object(address) => {
+                let tagged = address.iter().next();
+                let text = tagged.map(|(kind, text)| (kind.as_str(), text.as_str().unwrap_or("")));
+                match text {
+                    Some(("tcp", text)) => text.into(),
+                    Some((kind, text)) => format!("{kind}:{text}").into(),
+                    None => Json::Null,
+                }
+            }
+            other => other.clone(),
+        };
+    }
+}
+
+fn fill_body(prepared: &mut Json, path: &str, checked: &mut Checked, sources: &SourceMap) {
+    let Some(table) = prepared.as_object_mut() else { return };
+    let inline = table.remove("body").unwrap_or_default();
+    let file = table.remove("body_file").unwrap_or_default();
+    let written = |key: &str| checked.places.get(&format!("{path}.{key}")).copied();
+    let mut bytes = inline.as_str().map(|text| text.as_bytes().to_vec()).unwrap_or_default();
+    if let (Some(body), Some(file)) = (written("body"), written("body_file")) {
+        checked.findings.push(
+            Finding::error("both", file.key, format!("`{path}` has `body` and `body_file`"))
+                .label("a body a second time")
+                .other(body.key, "the body is given here")
+                .help("leave one of them out"),
+        );
+    } else if let (Some(name), Some(file)) = (file.as_str(), written("body_file")) {
+        match read_body(&sources.resolve(file.value, name)) {
+            Ok(body) => bytes = body,
+            Err(error) => checked.findings.push(
+                Finding::error(
+                    "unreadable",
+                    file.value,
+                    format!("`{path}.body_file` cannot be read: {error}"),
+                )
+                .help(format!("looked for {}", sources.resolve(file.value, name).display())),
+            ),
+        }
+    }
+    if table["content_type"].is_null() {
+        let known = file.as_str().and_then(|name| media_type(Path::new(name)));
+        table["content_type"] = known.unwrap_or("text/plain; charset=utf-8").into();
+    }
+    table.insert("body".to_owned(), json!(Bytes(bytes)));
+}
+
+fn read_body(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    // A FIFO would block, a device would never end.
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut body = Vec::new();
+    file.take(BODY_MAX + 1).read_to_end(&mut body)?;
+    if body.len() as u64 > BODY_MAX {
+        return Err(io::Error::other(format!("it has more than {} MiB", BODY_MAX >> 20)));
+    }
+    Ok(body)
+}
+
+fn media_type(path: &Path) -> Option<&'static str> {
+    const TYPES: &[(&str, &str)] = &[
+        ("css", "text/css; charset=utf-8"),
+        ("csv", "text/csv; charset=utf-8"),
+        ("gif", "image/gif"),
+        ("htm", "text/html; charset=utf-8"),
+        ("html", "text/html; charset=utf-8"),
+        ("ico", "image/x-icon"),
+        ("jpeg", "image/jpeg"),
+        ("jpg", "image/jpeg"),
+        ("js", "text/javascript; charset=utf-8"),
+        ("json", "application/json"),
+        ("mjs", "text/javascript; charset=utf-8"),
+        ("pdf", "application/pdf"),
+        ("png", "image/png"),
+        ("svg", "image/svg+xml"),
+        ("txt", "text/plain; charset=utf-8"),
+        ("wasm", "application/wasm"),
+        ("webp", "image/webp"),
+        ("woff2", "font/woff2"),
+        ("xml", "application/xml"),
+    ];
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    let known = TYPES.iter().find(|(known, _)| *known == extension);
+    Some(known.map_or("application/octet-stream", |(_, kind)| kind))
+}

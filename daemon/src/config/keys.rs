@@ -1,0 +1,474 @@
+//! The one table of everything that can be configured. The check of a config, the names of
+//! variables, the JSON Schema, `config init` and docs/config.md are all made from it.
+
+/// A key of a table.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) fallback: Fallback,
+    /// What it does, in whole sentences.
+    pub(crate) doc: &'static str,
+}
+
+/// What holds when a key is not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fallback {
+    /// The config is refused.
+    Required,
+    /// Nothing; the doc says what that means.
+    Nothing,
+    /// This value, as one would write it on the command line; for a list, the empty text is none.
+    Is(&'static str),
+    /// A table made of the fallbacks of its keys.
+    Filled,
+    /// The element that the doc describes is worked out from other keys; this says how.
+    From(&'static str),
+}
+
+/// What kind of value a key takes.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Bool,
+    /// A whole number in a range, both ends included.
+    Int(i64, i64),
+    /// Permissions, as an octal string or number.
+    Mode,
+    /// Milliseconds at least and at most.
+    Duration(u64, u64),
+    /// Bytes at least and at most.
+    Size(u64, u64),
+    Choice(&'static [Choice]),
+    Text(Syntax),
+    /// A word for "none", or a value of this kind.
+    Or(&'static str, &'static Kind),
+    List(&'static Kind),
+    /// Names, each with a text or a list of texts.
+    Map(Syntax, Syntax),
+    Table(&'static [Key]),
+    /// `[[name]]`
+    Tables(&'static [Key]),
+    /// Which NUMA nodes: `nic-local`, `all`, or a list of numbers.
+    Nodes,
+    /// Part of the plan, but nothing reads it yet.
+    NotYet,
+    /// What one might expect here and why it cannot be.
+    Refused(&'static str),
+}
+
+/// One of the words that a key takes.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) word: &'static str,
+    pub(crate) doc: &'static str,
+}
+
+/// The grammar of a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Syntax {
+    Any,
+    /// Where to listen.
+    Address,
+    /// A network in CIDR notation, or one address.
+    Net,
+    /// A set of CPUs such as `0-3,8`.
+    Cpus,
+    /// The path of a request, without pattern.
+    UrlPath,
+    /// A name in metrics and in lists of names.
+    Name,
+    /// A file.
+    File,
+    HeaderName,
+    HeaderValue,
+    /// A media type.
+    MediaType,
+    /// A user of the system.
+    User,
+    /// A network device.
+    Device,
+}
+
+const fn key(name: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Key {
+    Key { name, kind, fallback, doc }
+}
+
+const fn word(word: &'static str, doc: &'static str) -> Choice {
+    Choice { word, doc }
+}
+
+use Fallback::{Filled, From, Is, Nothing, Required};
+use Kind::{
+    Bool, Duration, Int, List, Map, Mode, Nodes, NotYet, Or, Refused, Size, Table, Tables, Text,
+};
+
+/// Milliseconds.
+const SECOND: u64 = 1_000;
+const HOUR: u64 = 3_600 * SECOND;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The keys at the top of a config file.
+pub(crate) static ROOT: &[Key] = &[
+    key(
+        "include",
+        List(&Text(Syntax::File)),
+        Is(""),
+        "More config files, relative to this one; of a folder, all `*.toml` in the order of their \
+         names. Lists of tables grow; what two files set is an error.",
+    ),
+    key("workers", Table(WORKERS), Filled, "Worker processes and their threads."),
+    key("ring", Table(RING), Filled, "The I/O driver of each thread."),
+    key("limits", Table(LIMITS), Filled, "Bounds on what a client may ask for."),
+    key(
+        "user",
+        Text(Syntax::User),
+        Nothing,
+        "The user that workers run as when emberd is started by root. Without it they keep the \
+         user that emberd was started by.",
+    ),
+    key(
+        "state_dir",
+        Text(Syntax::File),
+        Is("/run/emberd"),
+        "Where the tuning journal and the control socket are.",
+    ),
+    key(
+        "admin",
+        Table(ADMIN),
+        Nothing,
+        "A listener apart for `/metrics`, `/healthz`, `/readyz`. Off unless given.",
+    ),
+    key("tune", Table(TUNE), Filled, "What `emberd tune` and `--tune` do to the host."),
+    key("listener", Tables(LISTENER), Nothing, "Where to listen; one table for each address."),
+    key(
+        "prepared",
+        Tables(PREPARED),
+        Nothing,
+        "Replies rendered once at start and answered without any handler.",
+    ),
+    key(
+        "metrics",
+        Tables(METRICS),
+        Nothing,
+        "Where the public listeners serve the Prometheus metrics.",
+    ),
+    key("files", NotYet, Nothing, "Files of a directory."),
+    key("proxy", NotYet, Nothing, "Requests passed on to upstreams."),
+    key("redirect", NotYet, Nothing, "Redirections."),
+    key("log", NotYet, Nothing, "Logs."),
+];
+
+const WORKERS: &[Key] = &[
+    key(
+        "count",
+        Or("auto", &Int(1, 1024)),
+        Is("auto"),
+        "Worker processes; `auto`: one for each NUMA node in use.",
+    ),
+    key(
+        "threads",
+        Or("auto", &Int(1, 1024)),
+        Is("auto"),
+        "Threads of each worker, one ring each; `auto`: one for each physical core of its node \
+         (each hardware thread on machines of four or fewer).",
+    ),
+    key(
+        "numa",
+        Nodes,
+        Is("nic-local"),
+        "Which NUMA nodes workers may be on: `\"nic-local\"`, `\"all\"`, or a list of node numbers.",
+    ),
+    key(
+        "cpus",
+        Or("auto", &Text(Syntax::Cpus)),
+        Is("auto"),
+        "Just these CPUs, such as `\"0-3,8\"`; `auto`: those that the process may use.",
+    ),
+    key(
+        "nice",
+        Int(-20, 19),
+        Is("-10"),
+        "Nice value of the workers. Below 0 needs CAP_SYS_NICE and is left out without it.",
+    ),
+    key(
+        "in_process",
+        Bool,
+        Is("false"),
+        "Run the worker in the supervisor's own process. For one worker only; a crash then takes \
+         the server with it.",
+    ),
+    key(
+        "stuck_timeout",
+        Or("off", &Duration(100, HOUR)),
+        Is("30s"),
+        "How long a worker's threads may show no sign of life before it is replaced; `off`: for \
+         ever.",
+    ),
+];
+
+const RING: &[Key] = &[
+    key("backend", Kind::Choice(BACKENDS), Is("auto"), "The I/O driver."),
+    key(
+        "profile",
+        Kind::Choice(PROFILES),
+        Is("default"),
+        "Receive buffers by a word; `buffers` and `buffer_size` override it.",
+    ),
+    key(
+        "buffers",
+        Int(1, 32_768),
+        From("profile"),
+        "Receive buffers of a thread, a power of two. Idle connections hold none.",
+    ),
+    key("buffer_size", Size(512, 65_535), From("profile"), "Bytes of a receive buffer."),
+    key(
+        "form",
+        Kind::Choice(FORMS),
+        Is("linked"),
+        "How a prepared reply and the receive after it are submitted.",
+    ),
+    key(
+        "poll_first",
+        Bool,
+        Is("true"),
+        "Let the receive after a reply wait for data without trying first.",
+    ),
+];
+
+const BACKENDS: &[Choice] = &[
+    word("auto", "io_uring, or epoll where the system refuses it"),
+    word("io_uring", "io_uring, or refuse to start"),
+    word("epoll", "epoll"),
+];
+
+const PROFILES: &[Choice] = &[
+    word("low-rss", "128 buffers of 4 KiB"),
+    word("default", "256 buffers of 8 KiB"),
+    word("throughput", "1024 buffers of 32 KiB"),
+];
+
+const FORMS: &[Choice] = &[
+    word("linked", "one linked pair: a client that does not read is not read from"),
+    word("unlinked", "the same two operations side by side"),
+    word("multishot", "one receive for the life of the connection, and plain sends"),
+];
+
+/// Buffers and their size by `ring.profile`.
+pub(crate) fn profile(name: &str) -> (u64, u64) {
+    match name {
+        "low-rss" => (128, 4 * KIB),
+        "throughput" => (1024, 32 * KIB),
+        _ => (256, 8 * KIB),
+    }
+}
+
+const LIMITS: &[Key] = &[
+    key(
+        "header_timeout",
+        Duration(1, HOUR),
+        Is("10s"),
+        "From the first byte of a request to the end of its head.",
+    ),
+    key("body_timeout", Duration(1, HOUR), Is("30s"), "From one part of a body to the next."),
+    key(
+        "idle_timeout",
+        Duration(1, 24 * HOUR),
+        Is("30s"),
+        "From a reply to the next request of the connection.",
+    ),
+    key("write_timeout", Duration(1, HOUR), Is("30s"), "How long a reply may make no headway."),
+    key("max_header", Size(256, MIB), Is("16KiB"), "Bytes of a request's head: 431 above it."),
+    key("max_body", Size(0, 1024 * GIB), Is("4MiB"), "Bytes of a request's body: 413 above it."),
+    key(
+        "max_connections",
+        Int(1, 16_777_216),
+        Is("65536"),
+        "Connections at a time, all workers together. Above it, accepting waits.",
+    ),
+    key(
+        "drain_delay",
+        Duration(0, HOUR),
+        Is("0s"),
+        "How long a server that is told to drain goes on serving while it says \"not ready\", so \
+         that a balancer looks elsewhere.",
+    ),
+    key(
+        "drain_timeout",
+        Duration(0, 24 * HOUR),
+        Is("10s"),
+        "How long a worker that is told to stop lets requests finish.",
+    ),
+];
+
+const ADMIN: &[Key] =
+    &[key("listen", Text(Syntax::Address), Required, "Where the admin pages are served.")];
+
+const TUNE: &[Key] = &[
+    key("apply", Bool, Is("false"), "Tune the host before the workers start."),
+    key(
+        "nic",
+        List(&Text(Syntax::Device)),
+        Is(""),
+        "The network devices that requests come in by. Without it they are looked for.",
+    ),
+    key(
+        "only",
+        List(&Text(Syntax::Any)),
+        Is(""),
+        "Just these items of the plan. Without it, all that are not opt-in.",
+    ),
+    key(
+        "set",
+        Map(Syntax::Any, Syntax::Any),
+        Is(""),
+        "Other values for items of the plan, by name; `\"skip\"` leaves one out.",
+    ),
+];
+
+const LISTENER: &[Key] = &[
+    key("name", Text(Syntax::Name), From("address"), "Its name in metrics and messages."),
+    key(
+        "address",
+        Text(Syntax::Address),
+        Required,
+        "`\"0.0.0.0:8080\"`, `\"[::]:8080\"`, `\"unix:/run/app.sock\"`, or `\"systemd:web\"` for \
+         sockets that systemd passes.",
+    ),
+    key(
+        "backlog",
+        Int(1, 65_535),
+        Is("65535"),
+        "Connections that may wait to be accepted, each socket. The kernel caps it at \
+         net.core.somaxconn.",
+    ),
+    key("mode", Mode, Nothing, "Permissions of a unix socket's file, such as `\"0660\"`."),
+    key(
+        "routes",
+        List(&Text(Syntax::Any)),
+        Nothing,
+        "Names of the routes that are served here. Without it, all.",
+    ),
+    key(
+        "reply",
+        Table(REPLY),
+        Nothing,
+        "One reply without body for whatever is asked, armed ahead of the request. Such a \
+         listener has no routes.",
+    ),
+];
+
+const REPLY: &[Key] = &[
+    key("status", Int(200, 599), Required, "Its status code."),
+    key(
+        "headers",
+        Map(Syntax::HeaderName, Syntax::HeaderValue),
+        Is(""),
+        "More header fields, such as `location`.",
+    ),
+    key("body", Refused(REPLY_BODY), Nothing, ""),
+    key("body_file", Refused(REPLY_BODY), Nothing, ""),
+    key("content_type", Refused(REPLY_BODY), Nothing, ""),
+];
+
+const REPLY_BODY: &str = "this reply leaves before the request was read, so HEAD, CONNECT and \
+                          malformed requests would get the body too; use [[prepared]] for bodies";
+
+const PREPARED: &[Key] = &[
+    key("path", Text(Syntax::UrlPath), Required, "The path that it answers, exactly."),
+    key(
+        "name",
+        Text(Syntax::Name),
+        From("path"),
+        "Its name in metrics and in a listener's `routes`.",
+    ),
+    key("status", Int(200, 599), Is("200"), "Its status code."),
+    key("body", Text(Syntax::Any), Nothing, "The body as text. Without it and `body_file`, none."),
+    key(
+        "body_file",
+        Text(Syntax::File),
+        Nothing,
+        "A file whose bytes are the body, relative to the config file; read at start.",
+    ),
+    key(
+        "content_type",
+        Text(Syntax::MediaType),
+        From("body_file's extension, else \"text/plain; charset=utf-8\""),
+        "The media type of the body.",
+    ),
+    key(
+        "headers",
+        Map(Syntax::HeaderName, Syntax::HeaderValue),
+        Is(""),
+        "More header fields; a list gives one field for each value.",
+    ),
+];
+
+const METRICS: &[Key] = &[
+    key("path", Text(Syntax::UrlPath), Is("/metrics"), "The path that it answers."),
+    key(
+        "name",
+        Text(Syntax::Name),
+        From("path"),
+        "Its name in metrics and in a listener's `routes`.",
+    ),
+    key(
+        "allow",
+        List(&Text(Syntax::Net)),
+        Is(""),
+        "Networks that may ask; others get 403. Without it, everybody.",
+    ),
+];
+
+/// A key and the names of the tables on the way to it.
+pub(crate) fn find(path: &[&str]) -> Option<&'static Key> {
+    let (first, rest) = path.split_first()?;
+    let mut key = in_table(ROOT, first)?;
+    for name in rest {
+        key = match key.kind {
+            Kind::Table(keys) => in_table(keys, name)?,
+            _ => return None,
+        };
+    }
+    Some(key)
+}
+
+pub(crate) fn in_table(keys: &'static [Key], name: &str) -> Option<&'static Key> {
+    keys.iter().find(|key| key.name == name)
+}
+
+impl Key {
+    /// Whether it can be given at all.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.kind, Kind::NotYet | Kind::Refused(_))
+    }
+}
+
+/// Every key that a variable can set, with its path: those of tables that are there once.
+pub(crate) fn settable() -> Vec<(Vec<&'static str>, &'static Key)> {
+    let mut found = Vec::new();
+    collect(ROOT, &mut Vec::new(), &mut found);
+    found
+}
+
+fn collect(
+    keys: &'static [Key],
+    path: &mut Vec<&'static str>,
+    found: &mut Vec<(Vec<&'static str>, &'static Key)>,
+) {
+    for key in keys {
+        path.push(key.name);
+        match key.kind {
+            Kind::Table(keys) => collect(keys, path, found),
+            Kind::Tables(_) | Kind::NotYet | Kind::Refused(_) => {}
+            _ => found.push((path.clone(), key)),
+        }
+        path.pop();
+    }
+}
+
+/// The environment variable of a key: `limits.max_header` is `EMBERD_LIMITS_MAX_HEADER`.
+pub(crate) fn variable(path: &[&str]) -> String {
+    format!("EMBERD_{}", path.join("_").to_uppercase())
+}

@@ -1,0 +1,102 @@
+//! The config: one table of keys ([`keys`]), values from files, variables and flags laid over
+//! each other ([`gather`]), one pass that finds every fault ([`check`], [`cross`]), and what is
+//! then in force, typed ([`Config`]).
+
+mod check;
+mod cross;
+mod derive;
+mod gather;
+mod keys;
+mod model;
+mod report;
+mod source;
+mod suggest;
+mod syntax;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use model::{
+    Address, Admin, Backend, Bytes, Config, Limits, LinkForm, Listener, Metrics, NumaNodes,
+    Prepared, Reply, Ring, Tune, Workers,
+};
+pub use report::Report;
+
+use check::Checked;
+use report::{Finding, Severity};
+
+/// What a config is made of. Flags go over variables, and those over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The config file, `-` for standard input; none: the embedded default.
+    pub file: Option<PathBuf>,
+    /// The arguments of `--set`: `key=value`.
+    pub set: Vec<String>,
+    /// Options with a name of their own, such as `--backend`, and their values.
+    pub flags: Vec<(&'static str, String)>,
+    /// The environment: `EMBERD_*` set keys, and files may refer to any by `${NAME}`.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A config that is in order.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// What is legal but unwise.
+    pub warnings: Report,
+    /// Where each value came from.
+    #[allow(dead_code)]
+    checked: Checked,
+}
+
+/// Loads a config.
+///
+/// # Errors
+/// Everything that is wrong with it, warnings too.
+pub fn load(from: &Sources) -> Result<Loaded, Report> {
+    let gathered = gather::gather(from);
+    let mut report = Report { sources: gathered.sources, findings: gathered.findings };
+    let broken = report.errors() > 0;
+    let mut checked = check::check(&report.sources, &gathered.tree);
+    derive::fill(&mut checked, &report.sources);
+    let config = Config::deserialize(&checked);
+    if let Ok(config) = &config {
+        checked.findings.extend(cross::check(config, &checked));
+    }
+    let found = std::mem::take(&mut checked.findings);
+    report.findings.extend(found.into_iter().filter(|finding| !broken || is_sure(finding)));
+    report.sort();
+    match config {
+        Ok(config) if report.errors() == 0 => Ok(Loaded { config, warnings: report, checked }),
+        Err(error) if report.errors() == 0 => {
+            // The table of keys and the types do not agree: a defect of ours, told rather than hidden.
+            report
+                .push(Finding::nowhere("internal", format!("this is a defect in emberd: {error}")));
+            Err(report)
+        }
+        _ => Err(report),
+    }
+}
+
+/// Whether a finding still holds where a part of the file could not be read.
+fn is_sure(finding: &Finding) -> bool {
+    let follows = ["missing", "unknown_route", "unreadable"].contains(&finding.code);
+    finding.severity == Severity::Error && !follows
+}
+
+impl Config {
+    fn deserialize(checked: &Checked) -> serde_json::Result<Self> {
+        serde_json::from_value(serde_json::Value::Object(checked.json.clone()))
+    }
+}
+
+impl Sources {
+    /// The environment of this process, as far as it is UTF-8.
+    pub fn environment() -> BTreeMap<String, String> {
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
+    }
+}
