@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod group;
+pub mod launch;
 pub mod machine;
 pub mod memory;
 pub mod pin;

@@ -1,0 +1,50 @@
+// fasthttp, bound to one CPU by its affinity (the Go runtime sizes itself by that).
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// version is set by the linker: the Debian package's.
+var version = "of unknown version"
+
+func main() {
+	if len(os.Args) < 2 || os.Args[1] == "--version" {
+		fmt.Printf("fasthttp %s, %s\n", version, runtime.Version())
+		return
+	}
+	server := &fasthttp.Server{
+		Handler:     answer,
+		IdleTimeout: 300 * time.Second,
+		Concurrency: 20000,
+	}
+	if err := server.ListenAndServe("127.0.0.1:" + os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func answer(ctx *fasthttp.RequestCtx) {
+	path := string(ctx.Path())
+	switch {
+	case path == "/hello":
+		ctx.SetContentType("text/plain")
+		ctx.SetBodyString("Hello, World!")
+	case len(path) > 7 && path[:7] == "/users/":
+		id, err := strconv.ParseUint(path[7:], 10, 64)
+		if err != nil {
+			ctx.SetStatusCode(fasthttp.StatusNotFound)
+			return
+		}
+		ctx.SetContentType("application/json")
+		fmt.Fprintf(ctx, `{"id":%d,"name":"user %d"}`, id, id)
+	default:
+		ctx.SetStatusCode(fasthttp.StatusNotFound)
+	}
+}
