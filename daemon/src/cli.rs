@@ -1,13 +1,15 @@
 //! The command line. What a command does is in the module of its name; here is how it is typed
 //! and how it fails.
 
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, Report, Sources};
+use crate::routes;
 
 /// A run-time failure.
 pub const EXIT_FAILURE: u8 = 1;
@@ -35,8 +37,58 @@ pub enum Command {
     Run(ConfigArgs),
     /// Say everything that is wrong with the config, and end
     Check(CheckArgs),
+    /// Print what is served, where, and how
+    Routes(RoutesArgs),
+    /// Print the config in force, a schema for editors, or a file to begin with
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write the pages of all commands into a folder
+    Man {
+        /// The folder
+        folder: Option<PathBuf>,
+    },
     /// Print the version
     Version,
+}
+
+/// `emberd config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print what is in force and where each value came from
+    Dump {
+        /// Where the config comes from.
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
+    },
+    /// Print the JSON Schema of the config, which editors use
+    Schema,
+    /// Print a commented config to begin with, or write it to a new file
+    Init {
+        /// The file
+        file: Option<PathBuf>,
+    },
+    /// Print the reference of all keys, docs/config.md
+    #[command(hide = true)]
+    Reference,
+}
+
+/// `emberd routes`
+#[derive(Debug, Args)]
+pub struct RoutesArgs {
+    /// Where the config comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Where the config comes from.
@@ -152,6 +204,14 @@ impl Cli {
             Command::Check(CheckArgs { config, deny_warnings, format }) => {
                 return check(&config.over(&outer), deny_warnings, format);
             }
+            Command::Routes(RoutesArgs { config, json }) => {
+                config.over(&outer).load().and_then(|Loaded { config, .. }| {
+                    say(&if json { routes::json(&config) } else { routes::human(&config) })
+                })
+            }
+            Command::Config(command) => config_command(command, &outer),
+            Command::Completions { shell } => completions(shell),
+            Command::Man { folder } => man(folder),
             Command::Version => say(&format!("emberd {}\n", env!("CARGO_PKG_VERSION"))),
         };
         match done {
@@ -182,6 +242,46 @@ pub(crate) fn say(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+fn config_command(command: ConfigCommand, outer: &ConfigArgs) -> Result<(), Failure> {
+    match command {
+        ConfigCommand::Dump { config, format } => {
+            let dump = config::dump(&config.over(outer).sources(), format == Format::Json);
+            say(dump.map_err(Box::new).map_err(Failure::Config)?.trim_end())?;
+            say("\n")
+        }
+        ConfigCommand::Schema => say(&config::schema()),
+        ConfigCommand::Init { file: None } => say(&config::init()),
+        ConfigCommand::Init { file: Some(file) } => {
+            let mut options = OpenOptions::new();
+            let written = options.write(true).create_new(true).open(&file);
+            let written = written.and_then(|mut file| file.write_all(config::init().as_bytes()));
+            let failed =
+                |error| Failure::Other(format!("cannot write {}: {error}", file.display()));
+            written.map_err(failed)?;
+            say(&format!("wrote {0}; try: emberd check -c {0}\n", file.display()))
+        }
+        ConfigCommand::Reference => say(&config::reference()),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "emberd", &mut script);
+    say(&String::from_utf8_lossy(&script))
+}
+
+fn man(folder: Option<PathBuf>) -> Result<(), Failure> {
+    let Some(folder) = folder else {
+        let mut page = Vec::new();
+        let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
+        rendered.map_err(|error| Failure::Other(error.to_string()))?;
+        return say(&String::from_utf8_lossy(&page));
+    };
+    let failed = |error| Failure::Other(format!("cannot write to {}: {error}", folder.display()));
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    clap_mangen::generate_to(Cli::command(), &folder).map_err(failed)
 }
 
 fn check(args: &ConfigArgs, deny_warnings: bool, format: Format) -> ExitCode {

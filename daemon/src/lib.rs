@@ -3,4 +3,5 @@
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod routes;
 pub mod supervisor;

@@ -14,6 +14,7 @@ pub(crate) fn check(config: &Config, checked: &Checked) -> Vec<Finding> {
     let mut cross = Cross { config, checked, findings: Vec::new() };
     cross.ring();
     cross.workers();
+    cross.bodies();
     cross.listeners();
     cross.replies();
     cross.routes();
@@ -89,6 +90,24 @@ impl<'a> Cross<'a> {
                 format!("`ring.buffers` is {buffers}: no power of two"),
             )
             .help = Some(help);
+        }
+    }
+
+    fn bodies(&mut self) {
+        for (index, prepared) in self.config.prepared.iter().enumerate() {
+            let at = self.element("prepared", index);
+            let why = match prepared.status {
+                206 => "it is made for a Range, which a prepared route answers by itself",
+                304 => "it is made for a condition, which a prepared route answers by itself",
+                204 | 205 if !prepared.body.0.is_empty() => "such a reply has no body",
+                _ => continue,
+            };
+            let place = self.value(&format!("{at}.status"));
+            self.error(
+                "bad_value",
+                place,
+                format!("status {} does not go here: {why}", prepared.status),
+            );
         }
     }
 

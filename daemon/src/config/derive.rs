@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::check::Checked;
 use super::keys;
+use super::literal;
 use super::model::Bytes;
 use super::report::Finding;
 use super::source::SourceMap;
@@ -55,18 +56,7 @@ fn fill_ring(checked: &mut Checked) {
 
 fn name_after(table: &mut Json, key: &str) {
     if table["name"].is_null() {
-        table["name"] = match &table[key] {
-            Json::Object(address) => {
-                let tagged = address.iter().next();
-                let text = tagged.map(|(kind, text)| (kind.as_str(), text.as_str().unwrap_or("")));
-                match text {
-                    Some(("tcp", text)) => text.into(),
-                    Some((kind, text)) => format!("{kind}:{text}").into(),
-                    None => Json::Null,
-                }
-            }
-            other => other.clone(),
-        };
+        table["name"] = literal::address(&table[key]).map_or(table[key].clone(), Json::from);
     }
 }
 

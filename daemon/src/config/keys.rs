@@ -9,6 +9,8 @@ pub(crate) struct Key {
     pub(crate) fallback: Fallback,
     /// What it does, in whole sentences.
     pub(crate) doc: &'static str,
+    /// A value as TOML has it, for keys without a default to show.
+    pub(crate) example: &'static str,
 }
 
 /// What holds when a key is not given.
@@ -90,7 +92,7 @@ pub(crate) enum Syntax {
 }
 
 const fn key(name: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Key {
-    Key { name, kind, fallback, doc }
+    Key { name, kind, fallback, doc, example: "" }
 }
 
 const fn word(word: &'static str, doc: &'static str) -> Choice {
@@ -117,7 +119,8 @@ pub(crate) static ROOT: &[Key] = &[
         Is(""),
         "More config files, relative to this one; of a folder, all `*.toml` in the order of their \
          names. Lists of tables grow; what two files set is an error.",
-    ),
+    )
+    .eg(r#"["conf.d"]"#),
     key("workers", Table(WORKERS), Filled, "Worker processes and their threads."),
     key("ring", Table(RING), Filled, "The I/O driver of each thread."),
     key("limits", Table(LIMITS), Filled, "Bounds on what a client may ask for."),
@@ -127,7 +130,8 @@ pub(crate) static ROOT: &[Key] = &[
         Nothing,
         "The user that workers run as when emberd is started by root. Without it they keep the \
          user that emberd was started by.",
-    ),
+    )
+    .eg(r#""ember""#),
     key(
         "state_dir",
         Text(Syntax::File),
@@ -221,8 +225,10 @@ const RING: &[Key] = &[
         Int(1, 32_768),
         From("profile"),
         "Receive buffers of a thread, a power of two. Idle connections hold none.",
-    ),
-    key("buffer_size", Size(512, 65_535), From("profile"), "Bytes of a receive buffer."),
+    )
+    .eg("256"),
+    key("buffer_size", Size(512, 65_535), From("profile"), "Bytes of a receive buffer.")
+        .eg(r#""8KiB""#),
     key(
         "form",
         Kind::Choice(FORMS),
@@ -234,6 +240,43 @@ const RING: &[Key] = &[
         Bool,
         Is("true"),
         "Let the receive after a reply wait for data without trying first.",
+    ),
+    key(
+        "entries",
+        Int(8, 32_768),
+        Is("256"),
+        "Entries of the submission queue; rounded up to a power of two.",
+    ),
+    key(
+        "cq_entries",
+        Int(16, 65_536),
+        Is("4096"),
+        "Entries of the completion queue, for the worst burst; rounded up to a power of two.",
+    ),
+    key(
+        "direct",
+        Bool,
+        Is("true"),
+        "Keep sockets in the ring's own file table rather than the process's.",
+    ),
+    key(
+        "zero_copy_min",
+        Or("off", &Size(KIB, GIB)),
+        Is("off"),
+        "Send prepared bodies from this size on without a copy.",
+    ),
+    key(
+        "sqpoll_cpu",
+        Or("off", &Int(0, 8191)),
+        Is("off"),
+        "Let a kernel thread on this CPU do the submitting. It keeps that CPU busy.",
+    ),
+    key(
+        "min_wait",
+        Duration(0, 100),
+        Is("0s"),
+        "Wait this long for more completions once one is there, such as `50us`: more batching, \
+         later replies.",
     ),
 ];
 
@@ -303,7 +346,8 @@ const LIMITS: &[Key] = &[
 ];
 
 const ADMIN: &[Key] =
-    &[key("listen", Text(Syntax::Address), Required, "Where the admin pages are served.")];
+    &[key("listen", Text(Syntax::Address), Required, "Where the admin pages are served.")
+        .eg(r#""127.0.0.1:9184""#)];
 
 const TUNE: &[Key] = &[
     key("apply", Bool, Is("false"), "Tune the host before the workers start."),
@@ -312,30 +356,35 @@ const TUNE: &[Key] = &[
         List(&Text(Syntax::Device)),
         Is(""),
         "The network devices that requests come in by. Without it they are looked for.",
-    ),
+    )
+    .eg(r#"["eth0"]"#),
     key(
         "only",
         List(&Text(Syntax::Any)),
         Is(""),
         "Just these items of the plan. Without it, all that are not opt-in.",
-    ),
+    )
+    .eg(r#"["net.core.somaxconn"]"#),
     key(
         "set",
         Map(Syntax::Any, Syntax::Any),
         Is(""),
         "Other values for items of the plan, by name; `\"skip\"` leaves one out.",
-    ),
+    )
+    .eg(r#"{ "net.core.somaxconn" = "4096" }"#),
 ];
 
 const LISTENER: &[Key] = &[
-    key("name", Text(Syntax::Name), From("address"), "Its name in metrics and messages."),
+    key("name", Text(Syntax::Name), From("address"), "Its name in metrics and messages.")
+        .eg(r#""web""#),
     key(
         "address",
         Text(Syntax::Address),
         Required,
         "`\"0.0.0.0:8080\"`, `\"[::]:8080\"`, `\"unix:/run/app.sock\"`, or `\"systemd:web\"` for \
          sockets that systemd passes.",
-    ),
+    )
+    .eg(r#""0.0.0.0:8080""#),
     key(
         "backlog",
         Int(1, 65_535),
@@ -343,13 +392,15 @@ const LISTENER: &[Key] = &[
         "Connections that may wait to be accepted, each socket. The kernel caps it at \
          net.core.somaxconn.",
     ),
-    key("mode", Mode, Nothing, "Permissions of a unix socket's file, such as `\"0660\"`."),
+    key("mode", Mode, Nothing, "Permissions of a unix socket's file, such as `\"0660\"`.")
+        .eg(r#""0660""#),
     key(
         "routes",
         List(&Text(Syntax::Any)),
         Nothing,
         "Names of the routes that are served here. Without it, all.",
-    ),
+    )
+    .eg(r#"["/health", "/hello"]"#),
     key(
         "reply",
         Table(REPLY),
@@ -360,13 +411,14 @@ const LISTENER: &[Key] = &[
 ];
 
 const REPLY: &[Key] = &[
-    key("status", Int(200, 599), Required, "Its status code."),
+    key("status", Int(200, 599), Required, "Its status code.").eg("204"),
     key(
         "headers",
         Map(Syntax::HeaderName, Syntax::HeaderValue),
         Is(""),
         "More header fields, such as `location`.",
-    ),
+    )
+    .eg(r#"{ cache-control = "no-store" }"#),
     key("body", Refused(REPLY_BODY), Nothing, ""),
     key("body_file", Refused(REPLY_BODY), Nothing, ""),
     key("content_type", Refused(REPLY_BODY), Nothing, ""),
@@ -376,33 +428,39 @@ const REPLY_BODY: &str = "this reply leaves before the request was read, so HEAD
                           malformed requests would get the body too; use [[prepared]] for bodies";
 
 const PREPARED: &[Key] = &[
-    key("path", Text(Syntax::UrlPath), Required, "The path that it answers, exactly."),
+    key("path", Text(Syntax::UrlPath), Required, "The path that it answers, exactly.")
+        .eg(r#""/health""#),
     key(
         "name",
         Text(Syntax::Name),
         From("path"),
         "Its name in metrics and in a listener's `routes`.",
-    ),
+    )
+    .eg(r#""health""#),
     key("status", Int(200, 599), Is("200"), "Its status code."),
-    key("body", Text(Syntax::Any), Nothing, "The body as text. Without it and `body_file`, none."),
+    key("body", Text(Syntax::Any), Nothing, "The body as text. Without it and `body_file`, none.")
+        .eg("'{\"status\":\"ok\"}'"),
     key(
         "body_file",
         Text(Syntax::File),
         Nothing,
         "A file whose bytes are the body, relative to the config file; read at start.",
-    ),
+    )
+    .eg(r#""index.html""#),
     key(
         "content_type",
         Text(Syntax::MediaType),
         From("body_file's extension, else \"text/plain; charset=utf-8\""),
         "The media type of the body.",
-    ),
+    )
+    .eg(r#""application/json""#),
     key(
         "headers",
         Map(Syntax::HeaderName, Syntax::HeaderValue),
         Is(""),
         "More header fields; a list gives one field for each value.",
-    ),
+    )
+    .eg(r#"{ cache-control = "no-store" }"#),
 ];
 
 const METRICS: &[Key] = &[
@@ -412,13 +470,15 @@ const METRICS: &[Key] = &[
         Text(Syntax::Name),
         From("path"),
         "Its name in metrics and in a listener's `routes`.",
-    ),
+    )
+    .eg(r#""metrics""#),
     key(
         "allow",
         List(&Text(Syntax::Net)),
         Is(""),
         "Networks that may ask; others get 403. Without it, everybody.",
-    ),
+    )
+    .eg(r#"["127.0.0.0/8", "::1"]"#),
 ];
 
 /// A key and the names of the tables on the way to it.
@@ -439,6 +499,12 @@ pub(crate) fn in_table(keys: &'static [Key], name: &str) -> Option<&'static Key>
 }
 
 impl Key {
+    /// With a value to show.
+    const fn eg(mut self, example: &'static str) -> Self {
+        self.example = example;
+        self
+    }
+
     /// Whether it can be given at all.
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.kind, Kind::NotYet | Kind::Refused(_))

@@ -5,10 +5,14 @@
 mod check;
 mod cross;
 mod derive;
+mod docs;
+mod dump;
 mod gather;
 mod keys;
+mod literal;
 mod model;
 mod report;
+mod schema;
 mod source;
 mod suggest;
 mod syntax;
@@ -22,6 +26,8 @@ pub use model::{
     Prepared, Reply, Ring, Tune, Workers,
 };
 pub use report::Report;
+
+use serde_json::{Map as JsonMap, Value as Json};
 
 use check::Checked;
 use report::{Finding, Severity};
@@ -46,9 +52,17 @@ pub struct Loaded {
     pub config: Config,
     /// What is legal but unwise.
     pub warnings: Report,
-    /// Where each value came from.
-    #[allow(dead_code)]
+}
+
+/// A config and what is known of it.
+#[derive(Debug)]
+struct Inspected {
+    report: Report,
     checked: Checked,
+    /// Values as they were written, with plain defaults only.
+    raw: JsonMap<String, Json>,
+    /// None where a table could not be completed.
+    config: Option<Config>,
 }
 
 /// Loads a config.
@@ -56,10 +70,46 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it, warnings too.
 pub fn load(from: &Sources) -> Result<Loaded, Report> {
+    let Inspected { report, config, .. } = inspect(from);
+    match config {
+        Some(config) if report.errors() == 0 => Ok(Loaded { config, warnings: report }),
+        _ => Err(report),
+    }
+}
+
+/// What is in force and where each value came from: as a config with comments, or as JSON.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn dump(from: &Sources, json: bool) -> Result<String, Report> {
+    let inspected = inspect(from);
+    if inspected.report.errors() > 0 {
+        return Err(inspected.report);
+    }
+    Ok(if json { dump::json(&inspected) } else { dump::human(&inspected) })
+}
+
+/// The JSON Schema of a config.
+pub fn schema() -> String {
+    format!("{:#}\n", schema::schema())
+}
+
+/// A commented config file to begin with.
+pub fn init() -> String {
+    docs::init()
+}
+
+/// The page docs/config.md, made from the same table as everything else here.
+pub fn reference() -> String {
+    docs::reference()
+}
+
+fn inspect(from: &Sources) -> Inspected {
     let gathered = gather::gather(from);
     let mut report = Report { sources: gathered.sources, findings: gathered.findings };
     let broken = report.errors() > 0;
     let mut checked = check::check(&report.sources, &gathered.tree);
+    let raw = checked.json.clone();
     derive::fill(&mut checked, &report.sources);
     let config = Config::deserialize(&checked);
     if let Ok(config) = &config {
@@ -67,17 +117,14 @@ pub fn load(from: &Sources) -> Result<Loaded, Report> {
     }
     let found = std::mem::take(&mut checked.findings);
     report.findings.extend(found.into_iter().filter(|finding| !broken || is_sure(finding)));
-    report.sort();
-    match config {
-        Ok(config) if report.errors() == 0 => Ok(Loaded { config, warnings: report, checked }),
-        Err(error) if report.errors() == 0 => {
-            // The table of keys and the types do not agree: a defect of ours, told rather than hidden.
-            report
-                .push(Finding::nowhere("internal", format!("this is a defect in emberd: {error}")));
-            Err(report)
-        }
-        _ => Err(report),
+    if let Err(error) = &config
+        && report.errors() == 0
+    {
+        // The table of keys and the types do not agree: a defect of ours, told and not hidden.
+        report.push(Finding::nowhere("internal", format!("a defect in emberd: {error}")));
     }
+    report.sort();
+    Inspected { report, checked, raw, config: config.ok() }
 }
 
 /// Whether a finding still holds where a part of the file could not be read.
@@ -88,7 +135,7 @@ fn is_sure(finding: &Finding) -> bool {
 
 impl Config {
     fn deserialize(checked: &Checked) -> serde_json::Result<Self> {
-        serde_json::from_value(serde_json::Value::Object(checked.json.clone()))
+        serde_json::from_value(Json::Object(checked.json.clone()))
     }
 }
 

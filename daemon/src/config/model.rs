@@ -83,6 +83,19 @@ pub struct Ring {
     pub form: LinkForm,
     /// Whether the receive after a reply goes to the poll without trying first.
     pub poll_first: bool,
+    /// Entries of the submission queue.
+    pub entries: u32,
+    /// Entries of the completion queue.
+    pub cq_entries: u32,
+    /// Whether sockets are in the ring's own file table.
+    pub direct: bool,
+    /// Payloads of at least so many bytes are sent without a copy; none: never.
+    pub zero_copy_min: Option<u32>,
+    /// The CPU of a kernel thread that submits; none: no such thread.
+    pub sqpoll_cpu: Option<u32>,
+    /// How long to wait for more completions once one is there.
+    #[serde(with = "nanos")]
+    pub min_wait: Duration,
 }
 
 /// Which I/O driver to use.
@@ -263,6 +276,30 @@ impl Workers {
             NumaNodes::Nodes(nodes) => Numa::Nodes(nodes.clone()),
         };
         WorkersConfig { count: self.count, threads: self.threads, numa, cpus: self.cpus.clone() }
+    }
+}
+
+impl Ring {
+    /// What a thread's driver is made with.
+    pub fn options(&self, sockets_max: u32) -> ember_uring::Options {
+        ember_uring::Options {
+            entries: self.entries,
+            cq_entries: self.cq_entries,
+            sockets_max,
+            buffers: self.buffers,
+            buffer_size: self.buffer_size,
+            form: match self.form {
+                LinkForm::Linked => ember_uring::LinkForm::Linked,
+                LinkForm::Unlinked => ember_uring::LinkForm::Unlinked,
+                LinkForm::Multishot => ember_uring::LinkForm::Multishot,
+            },
+            poll_first: self.poll_first,
+            direct: self.direct,
+            zero_copy_min: self.zero_copy_min,
+            sqpoll_cpu: self.sqpoll_cpu,
+            min_wait: self.min_wait,
+            ..ember_uring::Options::default()
+        }
     }
 }
 

@@ -1,0 +1,107 @@
+//! `emberd routes`: what is served, where, and how.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::config::Config;
+
+/// One route of a config.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Route<'a> {
+    /// Its name in metrics.
+    pub name: &'a str,
+    /// What it matches; `*` for everything.
+    pub path: &'a str,
+    /// How it is answered, as in the label `path_kind`.
+    pub kind: &'static str,
+    /// The methods that it answers; none: all.
+    pub methods: &'a [&'static str],
+    /// The names of the listeners that serve it.
+    pub listeners: Vec<&'a str>,
+    /// What it answers with, in a few words.
+    pub answer: String,
+}
+
+/// All routes, in the order of the config.
+pub fn of(config: &Config) -> Vec<Route<'_>> {
+    let on = |name: &str| {
+        let serving = config.listeners.iter().filter(|listener| listener.serves(name));
+        serving.map(|listener| listener.name.as_str()).collect()
+    };
+    let prepared = config.prepared.iter().map(|route| Route {
+        name: &route.name,
+        path: &route.path,
+        kind: "prepared",
+        methods: &["GET", "HEAD"],
+        listeners: on(&route.name),
+        answer: format!("{} {}, {} bytes", route.status, route.content_type, route.body.0.len()),
+    });
+    let metrics = config.metrics.iter().map(|route| Route {
+        name: &route.name,
+        path: &route.path,
+        kind: "dynamic",
+        methods: &["GET", "HEAD"],
+        listeners: on(&route.name),
+        answer: match route.allow.len() {
+            0 => "metrics, to everybody".to_owned(),
+            _ => {
+                let nets: Vec<String> = route.allow.iter().map(ToString::to_string).collect();
+                format!("metrics, to {}", nets.join(" "))
+            }
+        },
+    });
+    let armed = config.listeners.iter().filter_map(|listener| {
+        let reply = listener.reply.as_ref()?;
+        Some(Route {
+            name: &listener.name,
+            path: "*",
+            kind: "armed",
+            methods: &[],
+            listeners: vec![&listener.name],
+            answer: format!("{} without body", reply.status),
+        })
+    });
+    prepared.chain(metrics).chain(armed).collect()
+}
+
+/// As a table for people.
+pub fn human(config: &Config) -> String {
+    let routes = of(config);
+    let header = ["PATH", "KIND", "METHODS", "NAME", "LISTENERS", "ANSWER"].map(str::to_owned);
+    let rows = routes.iter().map(|route| {
+        let methods = if route.methods.is_empty() { "all".into() } else { route.methods.join(",") };
+        let listeners =
+            if route.listeners.is_empty() { "none".into() } else { route.listeners.join(",") };
+        [
+            route.path.into(),
+            route.kind.into(),
+            methods,
+            route.name.into(),
+            listeners,
+            route.answer.clone(),
+        ]
+    });
+    let rows: Vec<[String; 6]> = std::iter::once(header).chain(rows).collect();
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    for listener in &config.listeners {
+        let _ = writeln!(text, "listener {}: {}", listener.name, listener.address);
+    }
+    text
+}
+
+/// For programs.
+pub fn json(config: &Config) -> String {
+    format!("{}\n", serde_json::to_string_pretty(&of(config)).unwrap_or_default())
+}
