@@ -321,11 +321,11 @@ impl Uring {
         self.settle(token.slot);
     }
 
-    /// A cancel that succeeded is silent; this one missed.
+    /// A cancel that found something needs no answer: what it found gives one.
     fn on_cancel(&mut self, token: Token, result: i32) {
         self.count(Op::Cancel, result);
         let socket = self.sockets.get(token.slot as usize);
-        if socket.is_some_and(|socket| socket.generation == token.generation) {
+        if result <= 0 && socket.is_some_and(|socket| socket.generation == token.generation) {
             self.settle(token.slot);
         }
     }

@@ -36,6 +36,7 @@ const ENTER_SQ_WAKEUP: u32 = 1 << 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_REGISTERED_RING: u32 = 1 << 4;
 const REGISTER_RING_FDS: libc::c_uint = 20;
+const UNREGISTER_RING_FDS: libc::c_uint = 21;
 
 /// `struct io_uring_getevents_arg`.
 #[repr(C)]
@@ -233,6 +234,23 @@ impl Ring {
         batch.extend(self.ring.completion());
         if self.ring.submission().cq_overflow() {
             self.overflows += 1;
+        }
+    }
+}
+
+impl Drop for Ring {
+    /// The registration is the thread's and would keep the ring, and every socket in its table,
+    /// until the thread ends.
+    fn drop(&mut self) {
+        if self.enter_flags & ENTER_REGISTERED_RING != 0 {
+            let fd = self.ring.as_raw_fd();
+            let mut update = RsrcUpdate { offset: self.enter_fd as u32, reserved: 0, data: 0 };
+            // SAFETY: The argument is one live `struct io_uring_rsrc_update`.
+            let gone = unsafe {
+                let register = libc::SYS_io_uring_register;
+                libc::syscall(register, fd, UNREGISTER_RING_FDS, &raw mut update, 1)
+            };
+            debug_assert_eq!(gone, 1, "the ring was not registered by this thread");
         }
     }
 }

@@ -157,10 +157,11 @@ impl Sqe {
         Sqe(on!(target, |fd| opcode::Close::new(fd).build()))
     }
 
-    /// Cancels everything in flight on a socket; silent unless there was nothing.
+    /// Cancels everything in flight on a socket; the result is how many that were, and none is no
+    /// error.
     pub(super) fn cancel_all(target: Target) -> Sqe {
         let which = on!(target, |fd| CancelBuilder::fd(fd)).all();
-        Sqe(opcode::AsyncCancel2::new(which).build()).silent(true)
+        Sqe(opcode::AsyncCancel2::new(which).build())
     }
 
     /// Cancels the one operation with this `user_data`; silent unless it was not there.

@@ -135,7 +135,7 @@ impl Uring {
     /// Stops what is in flight; once it has been joined, closes.
     fn settle_closing(&mut self, slot: u32) {
         let flags = self.sockets[slot as usize].flags;
-        if flags.any(Flags::CLOSE) {
+        if flags.any(Flags::CLOSE) && !flags.any(Flags::SEND) {
             return;
         }
         if flags.any(Flags::IN_FLIGHT) {
@@ -147,8 +147,10 @@ impl Uring {
         }
     }
 
-    /// Cancels whatever is in flight. A cancel may come between two links of a chain and find
-    /// nothing; when it says so, or leaves something, a shutdown follows, which nothing survives.
+    /// Cancels whatever is in flight. A cancel finds only what waits for the socket, and misses an
+    /// operation that is between two tries or two links; when it says so, or leaves something, a
+    /// shutdown follows, which nothing survives. Where a close is on its way already, that shutdown
+    /// might hit the slot's next user, so the cancel is tried again until it finds something.
     fn cancel_rest(&mut self, slot: u32) {
         let flags = self.sockets[slot as usize].flags;
         if !flags.any(Flags::IN_FLIGHT) || flags.any(Flags::SHUT.and(Flags::HAMMERED)) {
@@ -158,7 +160,7 @@ impl Uring {
             self.stall(slot);
             return;
         }
-        if flags.any(Flags::CANCELLED) {
+        if flags.any(Flags::CANCELLED) && !flags.any(Flags::CLOSE) {
             self.sockets[slot as usize].flags.set(Flags::HAMMERED);
             self.queue_shutdown(slot, libc::SHUT_RDWR);
         } else {

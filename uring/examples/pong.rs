@@ -1,0 +1,127 @@
+//! The floor: a fixed reply for whatever is asked, over the bare driver.
+//!
+//!     cargo run --release -p ember-uring --example pong -- [ADDRESS] [linked|unlinked|multishot]
+//!         [poll-first|try-first]
+//!
+//! Requests are counted by the length of the first one, so ask the same again and again. When the
+//! last connection has closed, it prints what a request has cost and ends.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+
+use ember_uring::{Completion, Driver, Errno, LinkForm, Options, Pinned, Region, Then, Uring};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+
+/// Pipelined requests in one receive get this many replies in one send at most.
+const REPLIES_MAX: usize = 512;
+
+struct Pong<D> {
+    driver: D,
+    replies: Pinned,
+    reply_len: usize,
+    request_len: usize,
+    /// Bytes of an unfinished request, by slot.
+    partial: Vec<usize>,
+    requests: u64,
+    live: u64,
+}
+
+fn main() -> std::io::Result<()> {
+    let mut options = Options::default();
+    let mut address = "127.0.0.1:8080".to_owned();
+    for word in std::env::args().skip(1) {
+        match word.as_str() {
+            "linked" => options.form = LinkForm::Linked,
+            "unlinked" => options.form = LinkForm::Unlinked,
+            "multishot" => options.form = LinkForm::Multishot,
+            "poll-first" => options.poll_first = true,
+            "try-first" => options.poll_first = false,
+            other => address = other.to_owned(),
+        }
+    }
+    let what = format!("{:?} poll_first={}", options.form, options.poll_first);
+    let listener = TcpListener::bind(address)?;
+    let mut pong = Pong::new(Uring::new(options)?)?;
+    pong.driver.accept(OwnedFd::from(listener))?;
+    pong.run()?;
+    pong.report(&what)
+}
+
+impl<D: Driver> Pong<D> {
+    fn new(driver: D) -> std::io::Result<Pong<D>> {
+        let head = "HTTP/1.1 200 OK\r\nServer: pong\r\nDate: Sun, 22 Nov 2026 19:00:00 GMT\r\n";
+        let reply =
+            format!("{head}Content-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!");
+        let region = Region::new(1 << 18)?;
+        let replies = region.alloc_from(reply.repeat(REPLIES_MAX).as_bytes());
+        let replies = replies.ok_or(Errno::ENOMEM)?;
+        let (reply_len, partial) = (reply.len(), Vec::new());
+        Ok(Pong { driver, replies, reply_len, request_len: 0, partial, requests: 0, live: 0 })
+    }
+
+    fn run(&mut self) -> std::io::Result<()> {
+        let mut out = Vec::new();
+        while self.live > 0 || self.requests == 0 {
+            self.driver.turn(None, &mut out)?;
+            for completion in out.drain(..) {
+                self.handle(completion)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn handle(&mut self, completion: Completion) -> std::io::Result<()> {
+        match completion {
+            Completion::Received { sock, buffer } => {
+                let len = buffer.len();
+                self.driver.give_back(buffer);
+                if self.request_len == 0 {
+                    self.request_len = len;
+                }
+                let partial = &mut self.partial[sock.slot() as usize];
+                let whole = *partial + len;
+                let count = (whole / self.request_len).min(REPLIES_MAX);
+                *partial = whole - count * self.request_len;
+                self.requests += count as u64;
+                let reply = self.replies.slice(..count * self.reply_len);
+                let sent = self.driver.send(sock, reply.into(), Then::Recv);
+                sent.map_err(|_| Errno::EBUSY)?;
+            }
+            Completion::Accepted { sock, .. } => {
+                self.live += 1;
+                let slots = self.partial.len().max(sock.slot() as usize + 1);
+                self.partial.resize(slots, 0);
+                self.driver.recv(sock).map_err(|_| Errno::EBUSY)?;
+            }
+            Completion::Ended { sock } | Completion::Failed { sock, .. } => self.driver.close(sock),
+            Completion::Closed { sock } => {
+                self.live -= 1;
+                self.partial[sock.slot() as usize] = 0;
+            }
+            Completion::AcceptPaused { error, .. } => return Err(error.into()),
+            Completion::Sent { .. } | Completion::Peer { .. } | Completion::Woken => {}
+        }
+        Ok(())
+    }
+
+    fn report(&self, what: &str) -> std::io::Result<()> {
+        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+        let each = |us: i64| us as f64 / self.requests as f64;
+        let (user, system) =
+            (usage.user_time().num_microseconds(), usage.system_time().num_microseconds());
+        let stats = self.driver.stats();
+        println!(
+            "{what}: {} requests, CPU {:.3} us each (user {:.3}, system {:.3}), \
+             {:.1} requests a turn, peak RSS {} KiB",
+            self.requests,
+            each(user + system),
+            each(user),
+            each(system),
+            self.requests as f64 / stats.enters as f64,
+            usage.max_rss(),
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,372 @@
+//! Faults, made to happen on the real ring.
+
+mod common;
+
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use common::*;
+use ember_uring::{Chain, Completion, Driver, Errno, LinkForm, Op, Options, Outcome, Then, Uring};
+use nix::sys::socket::{setsockopt, sockopt};
+
+const FORMS: [LinkForm; 3] = [LinkForm::Linked, LinkForm::Unlinked, LinkForm::Multishot];
+
+fn options(form: LinkForm) -> Options {
+    Options {
+        form,
+        entries: 64,
+        cq_entries: 256,
+        sockets_max: 64,
+        buffers: 32,
+        ..Options::default()
+    }
+}
+
+fn bench(options: Options) -> Bench<Uring> {
+    Bench::new(Uring::new(options).unwrap())
+}
+
+/// A connection whose replies get stuck after a few kilobytes.
+fn narrow(bench: &mut Bench<Uring>) -> (TcpStream, ember_uring::Sock) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    setsockopt(&listener, sockopt::SndBuf, &8192).unwrap();
+    let address = listener.local_addr().unwrap();
+    bench.driver.accept(OwnedFd::from(listener)).unwrap();
+    bench.connected_to(address)
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at / 7 % 251) as u8).collect()
+}
+
+#[test]
+fn a_peer_that_reads_slowly_gets_every_byte_and_is_not_read_from() {
+    for form in FORMS {
+        let mut bench = bench(options(form));
+        let (mut client, sock) = narrow(&mut bench);
+        let bytes = pattern(1 << 20);
+        let reply = bench.region.alloc_from(&bytes).unwrap();
+        bench.driver.send(sock, reply.clone().into(), Then::Recv).unwrap();
+        write(&mut client, b"next");
+        assert!(bench.pending().is_empty(), "{form:?}: the reply has not gone out yet");
+        let reader = std::thread::spawn(move || {
+            let mut got = vec![0; 1 << 20];
+            let mut at = 0;
+            while at < got.len() {
+                let end = got.len().min(at + 3000);
+                at += client.read(&mut got[at..end]).unwrap();
+            }
+            (client, got)
+        });
+        assert_eq!(bench.received(sock), b"next");
+        let (_client, got) = reader.join().unwrap();
+        assert!(got == bytes, "{form:?}");
+        assert!(reply.is_unique());
+    }
+}
+
+#[test]
+fn receives_wait_for_buffers_and_none_is_lost() {
+    for form in FORMS {
+        let mut bench = bench(Options { buffers: 2, ..options(form) });
+        let (_, address) = bench.listen();
+        let mut clients: Vec<_> = (0..8).map(|_| bench.connected_to(address)).collect();
+        for (client, sock) in &mut clients {
+            bench.driver.recv(*sock).unwrap();
+            write(client, &sock.slot().to_be_bytes());
+        }
+        let mut kept = Vec::new();
+        let mut seen = Vec::new();
+        for _ in 0..8 {
+            if kept.len() == 2 {
+                assert!(bench.pending().is_empty(), "{form:?}: there are but two buffers");
+                kept.drain(..).for_each(|buffer| bench.driver.give_back(buffer));
+            }
+            let Completion::Received { sock, buffer } = bench.next() else { panic!("{form:?}") };
+            assert_eq!(bench.driver.bytes(&buffer), sock.slot().to_be_bytes());
+            seen.push(sock.slot());
+            kept.push(buffer);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..8).collect::<Vec<_>>());
+        assert!(bench.driver.stats().buffers_exhausted > 0);
+    }
+}
+
+#[test]
+fn a_full_file_table_pauses_accepting_and_it_recovers() {
+    for form in FORMS {
+        let mut bench = bench(Options { sockets_max: 4, ..options(form) });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // All are in the backlog before the first turn, so the kernel runs into the end itself.
+        let mut clients: Vec<_> = (0..7).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let id = bench.driver.accept(OwnedFd::from(listener)).unwrap();
+        let socks: Vec<_> = (0..4).map(|_| bench.accepted()).collect();
+        let Completion::AcceptPaused { listener, error } = bench.next() else { panic!("{form:?}") };
+        assert_eq!((listener, error), (id, Errno::ENFILE));
+        // The one that found no place was dropped by the kernel; the others still wait.
+        assert_eq!(clients[4].read(&mut [0; 1]).unwrap_or(0), 0);
+        bench.driver.resume(id);
+        let Completion::AcceptPaused { .. } = bench.next() else { panic!("still full") };
+        for sock in &socks[..3] {
+            bench.driver.close(*sock);
+            bench.closed(*sock);
+        }
+        bench.driver.resume(id);
+        let late = [bench.accepted(), bench.accepted()];
+        for (sock, at) in late.into_iter().zip([5, 6]) {
+            bench.driver.send(sock, vec![at as u8].into(), Then::Close).unwrap();
+            bench.closed(sock);
+            assert_eq!(read_end(&mut clients[at]), [at as u8]);
+        }
+    }
+}
+
+#[test]
+fn an_overflowing_completion_queue_loses_nothing() {
+    for form in FORMS {
+        let mut bench = bench(Options { entries: 8, cq_entries: 8, ..options(form) });
+        let (_, address) = bench.listen();
+        let mut clients: Vec<_> = (0..60).map(|_| bench.connected_to(address)).collect();
+        for (client, sock) in &mut clients {
+            bench.driver.recv(*sock).unwrap();
+            write(client, &sock.slot().to_be_bytes());
+        }
+        for (_, sock) in &clients {
+            // Answers come in any order, but each comes once.
+            let Completion::Received { sock: on, buffer } = bench.next() else { panic!() };
+            assert_eq!(bench.driver.bytes(&buffer), on.slot().to_be_bytes());
+            bench.driver.give_back(buffer);
+            let _ = sock;
+        }
+        assert!(bench.driver.stats().cq_overflows > 0, "{form:?}");
+        for (_, sock) in &clients {
+            bench.driver.close(*sock);
+        }
+        for _ in &clients {
+            assert!(matches!(bench.next(), Completion::Closed { .. }));
+        }
+    }
+}
+
+#[test]
+fn more_operations_than_the_submission_queue_holds_go_in_parts() {
+    for form in FORMS {
+        let mut bench = bench(Options { entries: 8, ..options(form) });
+        let (_, address) = bench.listen();
+        let mut clients: Vec<_> = (0..50).map(|_| bench.connected_to(address)).collect();
+        let reply = bench.region.alloc_from(b"all of you").unwrap();
+        for (_, sock) in &clients {
+            bench.driver.send(*sock, reply.clone().into(), Then::Close).unwrap();
+        }
+        for _ in &clients {
+            assert!(matches!(bench.next(), Completion::Closed { .. }));
+        }
+        for (client, _) in &mut clients {
+            assert_eq!(read_end(client), b"all of you");
+        }
+        assert!(reply.is_unique());
+    }
+}
+
+#[test]
+fn a_failing_silent_send_speaks_for_its_chain() {
+    for then in [Then::Recv, Then::Shutdown, Then::Close] {
+        let mut bench = bench(options(LinkForm::Linked));
+        let (client, sock) = narrow(&mut bench);
+        let reply = bench.region.alloc_from(&pattern(1 << 20)).unwrap();
+        bench.driver.send(sock, reply.clone().into(), then).unwrap();
+        bench.turn(Duration::ZERO);
+        reset(client);
+        let Completion::Failed { sock: on, op, error } = bench.next() else { panic!("{then:?}") };
+        assert_eq!((on, op), (sock, Op::Send));
+        assert!(matches!(error, Errno::ECONNRESET | Errno::EPIPE), "{error}");
+        assert!(reply.is_unique(), "the payload is retired with its chain");
+        let stats = bench.driver.stats().clone();
+        assert_eq!(stats.cqe(Op::Recv, Outcome::Cancelled), 0, "the successors are silent");
+        assert_eq!(stats.cqe(Op::Close, Outcome::Cancelled), 0);
+        let chain = stats.chain(if then == Then::Recv { Chain::ReplyRecv } else { Chain::Last });
+        // Part of the reply may have gone out, and the rest was then submitted once more.
+        assert_eq!((chain.completed, chain.broken), (0, chain.submitted), "{then:?}");
+        assert_eq!(chain.submitted > 0, then != Then::Shutdown);
+        bench.driver.close(sock);
+        bench.closed(sock);
+    }
+}
+
+/// Everything that can be in flight when something happens to a connection.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Nothing,
+    Receiving,
+    Replied,
+    Replying,
+    Sending,
+    SendingAndReceiving,
+    LastWords,
+    Lingering,
+    AskingPeer,
+    Armed,
+    ArmedReplying,
+}
+
+const STATES: [State; 11] = [
+    State::Nothing,
+    State::Receiving,
+    State::Replied,
+    State::Replying,
+    State::Sending,
+    State::SendingAndReceiving,
+    State::LastWords,
+    State::Lingering,
+    State::AskingPeer,
+    State::Armed,
+    State::ArmedReplying,
+];
+
+/// Brings a new connection into a state.
+fn bring(bench: &mut Bench<Uring>, state: State) -> (TcpStream, ember_uring::Sock) {
+    let (mut client, sock) = narrow(bench);
+    let small = bench.region.alloc_from(b"small").unwrap();
+    let large = bench.region.alloc_from(&pattern(1 << 20)).unwrap();
+    let driver = &mut bench.driver;
+    match state {
+        State::Nothing => {}
+        State::Receiving => driver.recv(sock).unwrap(),
+        State::Replied => driver.send(sock, small.into(), Then::Recv).unwrap(),
+        State::Replying => driver.send(sock, large.into(), Then::Recv).unwrap(),
+        State::Sending => driver.send(sock, large.to_vec().into(), Then::Nothing).unwrap(),
+        State::SendingAndReceiving => {
+            driver.recv(sock).unwrap();
+            driver.send(sock, large.into(), Then::Nothing).unwrap();
+        }
+        State::LastWords => driver.send(sock, large.into(), Then::Close).unwrap(),
+        State::Lingering => driver.send(sock, small.into(), Then::Shutdown).unwrap(),
+        State::AskingPeer => driver.peer(sock),
+        State::Armed => driver.arm(sock, small).unwrap(),
+        State::ArmedReplying => {
+            driver.arm(sock, large).unwrap();
+            write(&mut client, b"x");
+        }
+    }
+    (client, sock)
+}
+
+#[test]
+fn a_close_at_each_state_joins_what_is_in_flight() {
+    for form in FORMS {
+        for state in STATES {
+            for submitted in [false, true] {
+                let mut bench = bench(options(form));
+                let (mut client, sock) = bring(&mut bench, state);
+                if submitted {
+                    bench.turn(Duration::ZERO);
+                }
+                bench.driver.close(sock);
+                bench.drained(sock);
+                assert!(bench.pending().is_empty(), "{form:?} {state:?}: nothing after Closed");
+                // The client sees the end, whatever it got before.
+                let end = std::io::copy(&mut client, &mut std::io::sink());
+                assert!(
+                    end.is_ok() || matches!(state, State::ArmedReplying),
+                    "{form:?} {state:?}: {end:?}"
+                );
+                assert_eq!(bench.driver.stats().sockets, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reset_at_each_state_is_survived() {
+    for form in FORMS {
+        for state in STATES {
+            let mut bench = bench(options(form));
+            let (client, sock) = bring(&mut bench, state);
+            let noticed = match state {
+                State::Nothing => false,
+                State::Lingering | State::AskingPeer => {
+                    bench.next();
+                    false
+                }
+                _ => {
+                    bench.turn(Duration::ZERO);
+                    true
+                }
+            };
+            reset(client);
+            if !noticed {
+                // Nothing is in flight that could notice: the next operation does.
+                bench.driver.recv(sock).unwrap();
+            }
+            // A reset that meets a receive may also look like an end, on some kernels.
+            loop {
+                match bench.next() {
+                    Completion::Failed { .. } | Completion::Ended { .. } => break,
+                    Completion::Received { buffer, .. } => bench.driver.give_back(buffer),
+                    other => panic!("{form:?} {state:?}: {other:?}"),
+                }
+            }
+            bench.driver.close(sock);
+            bench.drained(sock);
+            assert!(bench.pending().is_empty(), "{form:?} {state:?}");
+        }
+    }
+}
+
+#[test]
+fn a_driver_is_dropped_at_each_state() {
+    for form in FORMS {
+        for state in STATES {
+            for submitted in [false, true] {
+                let mut bench = bench(options(form));
+                let (mut client, _) = bring(&mut bench, state);
+                if submitted {
+                    bench.turn(Duration::ZERO);
+                }
+                let kept = bench.region.alloc_from(b"kept").unwrap();
+                let Bench { driver, region, .. } = bench;
+                drop(driver);
+                drop(region);
+                // The socket goes with its ring, whatever was in flight on it.
+                let end = client.read_to_end(&mut Vec::new());
+                assert!(!matches!(end, Err(e) if e.kind() == ErrorKind::WouldBlock), "{state:?}");
+                assert!(kept.is_unique());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_signal_only_ends_a_turn_early() {
+    extern "C" fn ignore(_: libc::c_int) {}
+    let mut bench = bench(options(LinkForm::Linked));
+    let (mut client, sock) = bench.connected();
+    bench.driver.recv(sock).unwrap();
+    // SAFETY: The handler does nothing, and no other test uses this signal.
+    unsafe { libc::signal(libc::SIGUSR1, ignore as *const () as libc::sighandler_t) };
+    // SAFETY: It names the calling thread.
+    let thread = unsafe { libc::pthread_self() } as usize;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let signaller = std::thread::spawn(move || {
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            // SAFETY: The thread is joined by the test's own end, which comes after ours.
+            unsafe { libc::pthread_kill(thread as libc::pthread_t, libc::SIGUSR1) };
+            std::thread::yield_now();
+        }
+    });
+    let mut out = Vec::new();
+    for _ in 0..50 {
+        // Would wait for ever if a signal did not end it.
+        bench.driver.turn(None, &mut out).unwrap();
+        assert!(out.is_empty());
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    signaller.join().unwrap();
+    write(&mut client, b"still here");
+    assert_eq!(bench.received(sock), b"still here");
+}
