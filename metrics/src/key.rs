@@ -216,6 +216,31 @@ impl Key {
         Self::new(Family::WorkerCpu, &[worker, node])
     }
 
+    /// Whether an upstream is up.
+    pub fn upstream_up(upstream: NameId) -> Self {
+        Self::new(Family::UpstreamUp, &[upstream.0])
+    }
+
+    /// Whether a tuned setting drifted.
+    pub fn tune_drift(key: NameId) -> Self {
+        Self::new(Family::TuneDrift, &[key.0])
+    }
+
+    /// Misaligned interrupts of a NIC.
+    pub fn irq_misaligned(nic: NameId) -> Self {
+        Self::new(Family::IrqMisaligned, &[nic.0])
+    }
+
+    /// Whether the last reload succeeded.
+    pub fn config_last_reload_success() -> Self {
+        Self::new(Family::ConfigLastReloadSuccess, &[])
+    }
+
+    /// Unix seconds of the last reload that succeeded.
+    pub fn config_last_reload_success_timestamp() -> Self {
+        Self::new(Family::ConfigLastReloadSuccessTimestamp, &[])
+    }
+
     /// The family this key belongs to; none where a page holds what this version does not know.
     pub fn family(self) -> Option<Family> {
         Family::from_number((self.0 >> 48) as u16)

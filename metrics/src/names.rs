@@ -89,14 +89,7 @@ impl Names {
         let mut out = String::from(HEADER);
         out.push('\n');
         for text in &self.texts {
-            for character in text.chars() {
-                match character {
-                    '\\' => out.push_str("\\\\"),
-                    '\n' => out.push_str("\\n"),
-                    '\r' => out.push_str("\\r"),
-                    other => out.push(other),
-                }
-            }
+            escape(text, &mut out);
             out.push('\n');
         }
         out
@@ -159,7 +152,20 @@ fn cut(text: &str) -> &str {
     &text[..end]
 }
 
-fn unescape(line: &str) -> Option<String> {
+/// Writes a text so that it has no line break and no tab.
+pub(crate) fn escape(text: &str, out: &mut String) {
+    for character in text.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            other => out.push(other),
+        }
+    }
+}
+
+pub(crate) fn unescape(line: &str) -> Option<String> {
     let mut out = String::with_capacity(line.len());
     let mut characters = line.chars();
     while let Some(character) = characters.next() {
@@ -168,6 +174,7 @@ fn unescape(line: &str) -> Option<String> {
                 '\\' => '\\',
                 'n' => '\n',
                 'r' => '\r',
+                't' => '\t',
                 _ => return None,
             },
             other => other,

@@ -10,10 +10,10 @@
 //! The `route` of the hottest series is therefore known as long as routes are registered before
 //! traffic makes others.
 //!
-//! Layout, in 64-bit words: a head of 8 words (mark, threads, capacity), then one count a page,
-//! then, from the next 4 KiB boundary on, the pages: `capacity` pairs of key and value each,
-//! every page beginning on a 4 KiB boundary. Memory that was never used is never touched, so
-//! never resident.
+//! Layout, in 64-bit words: a head of 8 words (mark, threads, capacity, turn of the board), then
+//! one count a page; from the next 4 KiB boundary on the pages, `capacity` pairs of key and value
+//! each, every page beginning on a 4 KiB boundary; at the end the two slots of the [`Board`].
+//! Memory that was never used is never touched, so never resident.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -23,6 +23,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::board::{self, Board};
 use crate::catalogue::{BUCKETS_NS, CATALOGUE, Family, Kind};
 use crate::key::{Key, PART_SUM};
 use crate::shared::Shared;
@@ -30,6 +31,7 @@ use crate::shared::Shared;
 /// "EMBER" and the version of the layout. A reader refuses any other.
 const MARK: u64 = u64::from_be_bytes(*b"EMBER\0\0\x01");
 const HEAD_WORDS: usize = 8;
+const TURN_WORD: usize = 3;
 const BOUNDARY_WORDS: usize = 4096 / size_of::<u64>();
 
 /// Entries a page has when nothing else is asked for: 64 KiB of address space a thread.
@@ -180,6 +182,37 @@ impl Pages {
         }
     }
 
+    /// The sum of a family of counters or gauges over some pages, whatever the labels.
+    pub fn sum(&self, family: Family, pages: impl IntoIterator<Item = usize>) -> i64 {
+        let entries = pages.into_iter().flat_map(|index| self.entries(index));
+        let values = entries.map(|[key, value]| {
+            let of_family = Key::from_bits(key.load(Ordering::Relaxed)).family() == Some(family);
+            if of_family { value.load(Ordering::Relaxed) } else { 0 }
+        });
+        values.fold(0, u64::wrapping_add).cast_signed()
+    }
+
+    /// Puts a board up in place of the one before. For one process to call, the supervisor: at
+    /// start, when names or processes change, and when a fact does.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a board of more than [`crate::BOARD_BYTES_MAX`]; the old one stays.
+    pub fn post(&self, board: &Board) -> io::Result<()> {
+        let slots = &self.shared[self.layout.board_at()..];
+        if board::write(&self.shared[TURN_WORD], slots, &board.to_text()) {
+            return Ok(());
+        }
+        let why = "the names and facts of the metrics are too many to share";
+        Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+    }
+
+    /// The board as it is now; an empty one where none was put up.
+    pub fn board(&self) -> Board {
+        let slots = &self.shared[self.layout.board_at()..];
+        let text = board::read(&self.shared[TURN_WORD], slots);
+        text.and_then(|text| Board::from_text(&text)).unwrap_or_default()
+    }
+
     /// The published entries of a page. Touches no memory beyond them.
     pub(crate) fn entries(&self, index: usize) -> impl Iterator<Item = &[AtomicU64; 2]> {
         let published = match self.shared.get(HEAD_WORDS + index) {
@@ -258,6 +291,12 @@ impl Page {
         let bucket = BUCKETS_NS.partition_point(|&bound_ns| bound_ns < duration_ns) as u32;
         self.add_at(histogram.0 + bucket, n);
         self.add_at(histogram.0 + u32::from(PART_SUM), duration_ns.wrapping_mul(n));
+    }
+
+    /// What a counter stands at, as a base for counts that begin at zero with each writer:
+    /// `page.set_counter(counter, base + stats.enters)`.
+    pub fn value_of(&self, counter: Counter) -> u64 {
+        self.value(counter.0).load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -386,6 +425,10 @@ impl Layout {
     }
 
     fn words(self) -> usize {
+        self.board_at() + 2 * board::SLOT_WORDS
+    }
+
+    fn board_at(self) -> usize {
         self.entries_at(self.threads)
     }
 }
@@ -511,9 +554,12 @@ mod tests {
             assert!(total(&pages, requests(1)) >= 1, "{count}");
         }
         for word in 0..pages.shared.len() {
-            pages.shared[word].store(0x0001_0203_0405_0607 * word as u64, Ordering::Relaxed);
+            let noise = (word as u64).wrapping_mul(0x0001_0203_0405_0607);
+            pages.shared[word].store(noise, Ordering::Relaxed);
         }
         assert!(pages.entries(0).count() <= 512);
+        pages.reset_gauges(0);
+        crate::scrape(&pages, crate::Format::OpenMetrics);
         pages.page(0).unwrap();
         let again = Pages::from_fd(pages.as_fd().try_clone_to_owned().unwrap());
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::InvalidData);

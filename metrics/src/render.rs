@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use prometheus::TextEncoder;
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
 use crate::catalogue::{BUCKETS_NS, CATALOGUE, Description, FAMILIES, Family, Kind, Stored};
+use crate::format::Format;
 use crate::key::{Key, PART_SUM};
 use crate::names::Names;
 use crate::pages::Pages;
@@ -42,6 +42,10 @@ impl Facts {
         self
     }
 
+    pub(crate) fn samples(&self) -> &[(Family, Vec<String>, f64)] {
+        &self.samples
+    }
+
     /// `emberd_build_info`.
     pub fn build(&mut self, version: &str) -> &mut Self {
         self.add(Family::BuildInfo, &[version], 1.0)
@@ -63,11 +67,15 @@ impl Facts {
 
 /// All pages and facts in the Prometheus text format 0.0.4.
 pub fn render(pages: &Pages, names: &Names, facts: &Facts) -> String {
-    let mut text = String::new();
-    let encoded = TextEncoder::new().encode_utf8(&families(pages, names, facts), &mut text);
-    // The encoder refuses families without samples; `families` leaves those out.
-    debug_assert!(encoded.is_ok(), "{encoded:?}");
-    text
+    Format::Text.write(&families(pages, names, facts))
+}
+
+/// The whole server as its supervisor's board describes it: what `/metrics` answers with, from
+/// any of its processes.
+pub fn scrape(pages: &Pages, format: Format) -> String {
+    let mut board = pages.board();
+    board.facts.processes(&board.pids);
+    format.write(&families(pages, &board.names, &board.facts))
 }
 
 /// All pages and facts as metric families, those without samples left out; families in the order
