@@ -11,19 +11,30 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ember_affinity::WorkerPlan;
+use ember_metrics::{Names, Pages};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::supervisor::link::Link;
 
 /// Everything a worker needs to start serving.
 #[derive(Debug)]
 pub struct Boot {
+    /// The config in force.
+    pub config: Arc<Config>,
     /// Number of this worker, from 0; the `worker` label of the metrics.
     pub worker: u16,
     /// Number of the generation, from 1; each reload and each upgrade starts one.
     pub generation: u32,
+    /// Where it belongs: the node to take memory from.
+    pub plan: WorkerPlan,
+    /// The counter pages of the whole server.
+    pub pages: Arc<Pages>,
+    /// The label values that keys in the pages refer to.
+    pub names: Arc<Names>,
     /// One entry for each ring thread to start.
     pub threads: Vec<ThreadBoot>,
     /// The way to the supervisor.
@@ -35,8 +46,10 @@ pub struct Boot {
 pub struct ThreadBoot {
     /// CPU to pin the thread to; none where threads are not pinned.
     pub cpu: Option<u32>,
-    /// The sockets to accept from, each with the index of its `[[listener]]`. More than one
-    /// socket of a listener where a reload took threads away: their queues must not be lost.
+    /// The sockets to accept from, each with the index of its `[[listener]]`; the admin
+    /// listener's is the number of the others. More than one socket of a listener where a
+    /// reload took threads away: their queues must not be lost. They do not block, and are to
+    /// be closed when the thread stops accepting.
     pub listeners: Vec<(usize, OwnedFd)>,
     /// The counter page that this thread alone writes.
     pub page: usize,
@@ -67,6 +80,36 @@ pub enum Order {
 pub struct Control {
     link: Link,
     shared: Arc<Shared>,
+    on_ready: Option<fn() -> io::Result<()>>,
+}
+
+/// How the config was last changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloads {
+    /// Whether the last attempt went well; the server's start counts.
+    pub last_ok: bool,
+    /// Unix time in seconds of the last one that did.
+    pub last_success_s: u64,
+}
+
+/// What only the supervisor knows of the server, for the metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerFacts {
+    /// The processes of the server: the supervisor and all workers.
+    pub pids: Vec<u32>,
+    /// How the config was last changed.
+    pub reloads: Reloads,
+}
+
+/// The latest [`ServerFacts`]; a clone sees the same.
+#[derive(Clone, Debug)]
+pub struct FactsView(Arc<Shared>);
+
+impl FactsView {
+    /// What the supervisor has told last.
+    pub fn latest(&self) -> ServerFacts {
+        self.0.lock().facts.clone()
+    }
 }
 
 /// One ring thread's place in its worker. Dropping it tells that the thread has ended; while
@@ -80,13 +123,19 @@ pub struct Seat {
 }
 
 impl Control {
-    /// The control of a worker with so many ring threads, over its end of the pair.
-    pub(crate) fn new(link: Link, threads: usize) -> io::Result<Self> {
+    /// The control of a worker with so many ring threads, over its end of the pair. `on_ready`
+    /// is called when the last thread is ready, before the supervisor hears of it.
+    pub(crate) fn new(
+        link: Link,
+        threads: usize,
+        on_ready: Option<fn() -> io::Result<()>>,
+    ) -> io::Result<Self> {
         let news = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let mut state = State { order: Order::Serve, sitting: Vec::new() };
+        let mut state =
+            State { order: Order::Serve, sitting: Vec::new(), facts: ServerFacts::default() };
         state.sitting.resize_with(threads, Sitting::default);
         let shared = Shared { epoch: AtomicU32::new(0), state: Mutex::new(state), news };
-        Ok(Self { link, shared: Arc::new(shared) })
+        Ok(Self { link, shared: Arc::new(shared), on_ready })
     }
 
     /// The seat of a thread, to be taken once each before [`Control::serve`].
@@ -94,15 +143,19 @@ impl Control {
         Seat { shared: Arc::clone(&self.shared), thread, seen: 0, order: Order::Serve }
     }
 
+    /// What only the supervisor knows of the server.
+    pub fn facts(&self) -> FactsView {
+        FactsView(Arc::clone(&self.shared))
+    }
+
     /// Passes the supervisor's orders on until every seat has been left. To be run on the
-    /// worker's main thread; `on_ready` runs there once, after the last thread is ready and
-    /// before the supervisor hears of it.
+    /// worker's main thread.
     ///
     /// # Errors
     /// A thread that ended while it was to serve, a deadline that threads let pass, or a failing
     /// connection to the supervisor.
-    pub fn serve(self, on_ready: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut on_ready = Some(on_ready);
+    pub fn serve(mut self) -> io::Result<()> {
+        let mut told = false;
         let mut asked = None;
         loop {
             let until = match self.shared.look() {
@@ -112,8 +165,10 @@ impl Control {
                     return Err(io::Error::other(why));
                 }
                 Look::Ready(backend) => {
-                    if let Some(on_ready) = on_ready.take() {
+                    if let Some(on_ready) = self.on_ready.take() {
                         on_ready()?;
+                    }
+                    if !std::mem::replace(&mut told, true) {
                         self.say(&Report::Ready { backend })?;
                     }
                     None
@@ -136,13 +191,12 @@ impl Control {
                     ));
                 }
                 Heard::Message(Command::Ping) => asked = Some(self.shared.wake(|_| {})),
-                Heard::Message(command) => {
-                    self.shared.wake(|order| *order = command.order(Instant::now()));
-                }
+                Heard::Message(Command::Facts(facts)) => self.shared.lock().facts = facts,
+                Heard::Message(Command::Tell(tell)) => self.shared.obey(tell),
                 // The supervisor died without a word. Nobody holds the sockets open for a
                 // successor, so what is left is to end decently.
                 Heard::Gone => {
-                    self.shared.wake(|order| *order = ORPHANED.order(Instant::now()));
+                    self.shared.obey(ORPHANED);
                     return self.orphaned();
                 }
             }
@@ -238,12 +292,39 @@ impl Drop for Seat {
     }
 }
 
+/// Gives every label value of this config its number. The numbers that exist stay: the pages
+/// hold them.
+pub fn intern_names(config: &Config, names: &mut Names) {
+    let listeners = config.listeners.iter().map(|listener| &listener.name);
+    let prepared = config.prepared.iter().map(|route| &route.name);
+    let metrics = config.metrics.iter().map(|route| &route.name);
+    for name in listeners.chain(prepared).chain(metrics) {
+        names.intern(name);
+    }
+    if config.admin.is_some() {
+        names.intern(ADMIN_LISTENER);
+    }
+}
+
+/// The name of the admin listener in metrics.
+pub const ADMIN_LISTENER: &str = "admin";
+
 /// What the supervisor tells a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Command {
     /// Answer with [`Report::Alive`] when every thread has shown that it runs.
     Ping,
+    /// Show these from now on.
+    Facts(ServerFacts),
+    /// Do this from now on.
+    Tell(Tell),
+}
+
+/// What the supervisor tells a worker to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Tell {
     /// See [`Order::Unready`].
     Unready,
     /// See [`Order::Drain`]; both times count from the receipt.
@@ -268,15 +349,14 @@ pub(crate) enum Report {
 }
 
 /// How long a worker goes on when the supervisor was killed.
-const ORPHANED: Command = Command::Drain { idle_ms: 0, deadline_ms: 1_000 };
+const ORPHANED: Tell = Tell::Drain { idle_ms: 0, deadline_ms: 1_000 };
 
 /// How long past its deadline a thread may take to leave.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
 
-impl Command {
+impl Tell {
     fn order(self, now: Instant) -> Order {
         match self {
-            Self::Ping => Order::Serve,
             Self::Unready => Order::Unready,
             Self::Drain { idle_ms, deadline_ms } => Order::Drain {
                 idle_at: now + Duration::from_millis(idle_ms),
@@ -300,6 +380,7 @@ struct Shared {
 struct State {
     order: Order,
     sitting: Vec<Sitting>,
+    facts: ServerFacts,
 }
 
 #[derive(Debug, Default)]
@@ -362,6 +443,11 @@ impl Shared {
         epoch
     }
 
+    fn obey(&self, tell: Tell) {
+        let order = tell.order(Instant::now());
+        self.wake(|current| *current = order);
+    }
+
     fn all_have_seen(&self, epoch: u32) -> bool {
         let state = self.lock();
         let seen = |sitting: &Sitting| sitting.seen.wrapping_sub(epoch).cast_signed() >= 0;
@@ -421,7 +507,7 @@ mod tests {
         let (ours, theirs) = Link::pair().unwrap();
         let (orders, seen) = mpsc::channel();
         let main = thread::spawn(move || {
-            let control = Control::new(theirs, 2).unwrap();
+            let control = Control::new(theirs, 2, None).unwrap();
             for index in 0..2 {
                 let (wake, woken) = mpsc::channel::<()>();
                 let (mut seat, orders) = (control.seat(index), orders.clone());
@@ -439,7 +525,7 @@ mod tests {
                     }
                 });
             }
-            control.serve(|| Ok(()))
+            control.serve()
         });
         (ours, main, seen)
     }
@@ -456,10 +542,11 @@ mod tests {
         assert_eq!(heard(&link), Some(Report::Alive));
         let both = [seen.recv().unwrap().1, seen.recv().unwrap().1];
         assert_eq!(both, [Order::Serve; 2]);
-        link.send(&Command::Unready, &[]).unwrap();
+        link.send(&Command::Tell(Tell::Unready), &[]).unwrap();
         let both = [seen.recv().unwrap().1, seen.recv().unwrap().1];
         assert_eq!(both, [Order::Unready; 2]);
-        link.send(&Command::Drain { idle_ms: 1, deadline_ms: 60_000 }, &[]).unwrap();
+        let drain = Tell::Drain { idle_ms: 1, deadline_ms: 60_000 };
+        link.send(&Command::Tell(drain), &[]).unwrap();
         assert!(matches!(seen.recv().unwrap().1, Order::Drain { .. }));
         main.join().unwrap().unwrap();
         assert_eq!(heard(&link), None);
@@ -469,24 +556,24 @@ mod tests {
     fn a_ping_does_not_take_an_order_back() {
         let (link, main, seen) = worker();
         heard(&link);
-        link.send(&Command::Unready, &[]).unwrap();
+        link.send(&Command::Tell(Tell::Unready), &[]).unwrap();
         link.send(&Command::Ping, &[]).unwrap();
         assert_eq!(heard(&link), Some(Report::Alive));
         assert!(seen.try_iter().any(|(_, order)| order == Order::Unready));
-        link.send(&Command::Stop, &[]).unwrap();
+        link.send(&Command::Tell(Tell::Stop), &[]).unwrap();
         main.join().unwrap().unwrap();
     }
 
     #[test]
     fn a_thread_that_ends_unasked_fails_the_worker() {
         let (_ours, theirs) = Link::pair().unwrap();
-        let control = Control::new(theirs, 2).unwrap();
+        let control = Control::new(theirs, 2, None).unwrap();
         let _stays = control.seat(0);
         let goes = control.seat(1);
         thread::spawn(move || {
             let _seat = goes;
         });
-        assert!(control.serve(|| Ok(())).unwrap_err().to_string().contains("thread 1"));
+        assert!(control.serve().unwrap_err().to_string().contains("thread 1"));
     }
 
     #[test]

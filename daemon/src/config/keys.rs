@@ -128,8 +128,8 @@ pub(crate) static ROOT: &[Key] = &[
         "user",
         Text(Syntax::User),
         Nothing,
-        "The user that workers run as when emberd is started by root. Without it they keep the \
-         user that emberd was started by.",
+        "The user that workers run as when emberd is started by root. Without it that is `ember`, \
+         or `nobody` where there is no such user.",
     )
     .eg(r#""ember""#),
     key(
@@ -202,6 +202,13 @@ const WORKERS: &[Key] = &[
         Is("false"),
         "Run the worker in the supervisor's own process. For one worker only; a crash then takes \
          the server with it.",
+    ),
+    key(
+        "sandbox",
+        Bool,
+        Is("true"),
+        "Fence workers off from files, ports and system calls that serving does not need \
+         (Landlock, seccomp).",
     ),
     key(
         "stuck_timeout",

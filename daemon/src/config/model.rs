@@ -52,6 +52,8 @@ pub struct Workers {
     pub nice: i8,
     /// Whether the only worker runs in the supervisor's own process.
     pub in_process: bool,
+    /// Whether to fence workers off from what serving does not need.
+    pub sandbox: bool,
     /// How long a thread may show no sign of life before its worker is replaced; none: for ever.
     #[serde(with = "nanos_or_none")]
     pub stuck_timeout: Option<Duration>,

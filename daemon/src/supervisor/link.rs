@@ -5,10 +5,12 @@
 //! `exec` by number: the one descriptor a worker inherits is its end of the pair, as standard
 //! input. Bodies are JSON, since they are rare and an upgrade lets two versions talk.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -33,6 +35,24 @@ impl Link {
         let (one, other) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self(one), Self(other)))
+    }
+
+    /// The end that whoever started this process left as its standard input, which is no
+    /// longer to be found there afterwards.
+    pub(crate) fn adopt_standard_input() -> io::Result<Self> {
+        let link = io::stdin().as_fd().try_clone_to_owned()?;
+        if rustix::net::sockopt::socket_type(&link)? != SocketType::SEQPACKET {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // Nothing that is started from here may find the channel as its standard input.
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        Ok(Self(link))
+    }
+
+    /// Whether there is a message, or the end, to be received without waiting.
+    pub(crate) fn has_something(&self) -> bool {
+        let mut sources = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut sources, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Sends one message with the descriptors that belong to it. Never waits: a worker that
@@ -92,6 +112,18 @@ impl Link {
             ));
         }
         Ok(Some((serde_json::from_slice(&body[..received.bytes])?, descriptors)))
+    }
+}
+
+impl From<OwnedFd> for Link {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
+impl From<Link> for OwnedFd {
+    fn from(link: Link) -> Self {
+        link.0
     }
 }
 

@@ -1,3 +1,141 @@
 //! The supervisor: it owns the listening sockets and the counters, and keeps workers running.
+//!
+//! One thread, which never touches a request. [`run`] is the whole server; [`worker_main`] is
+//! what a process does that a supervisor started as a worker.
 
+mod change;
+mod child;
+mod confine;
+mod counters;
+mod door;
+mod ending;
+mod generation;
+mod holder;
+mod lines;
 pub(crate) mod link;
+mod log;
+mod restart;
+mod run;
+mod settings;
+mod signals;
+mod sockets;
+mod spawn;
+mod status;
+mod systemd;
+mod upgrade;
+
+use std::io;
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+use std::time::Instant;
+
+pub use child::{Serve, main as worker_main};
+pub use door::{Reply, Request, ask};
+pub use spawn::SUBCOMMAND as WORKER_SUBCOMMAND;
+pub use status::render_status;
+
+use crate::config::Sources;
+use change::{Change, Kind};
+use counters::Counters;
+use door::Door;
+use ember_metrics::Names;
+use run::Supervisor;
+use settings::{Settings, Source};
+use signals::Signals;
+use sockets::Sockets;
+use systemd::Systemd;
+use upgrade::Role;
+
+/// Exit status for a config that cannot be used (EX_CONFIG of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// Runs the whole server until it is told to end.
+pub fn run(sources: Sources, serve: Serve) -> ExitCode {
+    let source = Source::new(sources);
+    match upgrade::role(|| source.load(&mut Names::new()).map(drop)) {
+        Ok(Role::Probed) => ExitCode::SUCCESS,
+        Ok(Role::First) => start(source, serve).unwrap_or_else(failed),
+        Ok(Role::Successor(legacy)) => succeed(source, serve, *legacy).unwrap_or_else(failed),
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: io::Error) -> ExitCode {
+    log::error(error);
+    ExitCode::FAILURE
+}
+
+/// The start of a server that has no predecessor.
+fn start(source: Source, serve: Serve) -> io::Result<ExitCode> {
+    let mut change = Change::new(Kind::Start, Vec::new());
+    let mut names = Names::new();
+    let settings = match source.load(&mut names) {
+        Ok(settings) => settings,
+        Err(report) => {
+            log::error(report);
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
+    let mut supervisor = Supervisor::new(source, serve, threads_max(&settings))?;
+    supervisor.counters.names = names;
+    supervisor.sockets = Sockets::with_passed(systemd::passed_sockets());
+    supervisor.tell_version();
+    supervisor.open_door(&settings);
+    change.began = supervisor.started;
+    supervisor.change = Some(change);
+    supervisor.begin(settings);
+    supervisor.run().map(ExitCode::from)
+}
+
+/// How many ring threads a later config may ask for without a restart: memory for counters that
+/// nobody uses costs nothing.
+fn threads_max(settings: &Settings) -> usize {
+    settings.threads().max(available_parallelism().map_or(1, usize::from))
+}
+
+/// The start of a program that takes over from another one.
+fn succeed(source: Source, serve: Serve, legacy: upgrade::Legacy) -> io::Result<ExitCode> {
+    let mut supervisor = Supervisor::new(source, serve, 1)?;
+    legacy.take_over(&mut supervisor).map_err(io::Error::other)?;
+    supervisor.begin_upgrade();
+    supervisor.run().map(ExitCode::from)
+}
+
+impl Supervisor {
+    fn new(source: Source, serve: Serve, threads: usize) -> io::Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
+            source,
+            serve,
+            program: std::env::current_exe()?,
+            predecessor: None,
+            sockets: Sockets::default(),
+            counters: Counters::new(threads)?,
+            generations: Vec::new(),
+            last_number: 0,
+            signals: Signals::take()?,
+            systemd: Systemd::from_environment(now),
+            door: None,
+            change: None,
+            pending: None,
+            probe: None,
+            ending: None,
+            last_error: None,
+            started: now,
+            exit: None,
+        })
+    }
+
+    /// Without the control socket the server serves all the same.
+    fn open_door(&mut self, settings: &Settings) {
+        let state_dir = &settings.config.state_dir;
+        match Door::open(state_dir) {
+            Ok(door) => self.door = Some(door),
+            Err(error) => log::warning(format_args!(
+                "no control socket in {}: {error}; `emberd reload` and `emberd status` will not \
+                 reach this server (EMBERD_STATE_DIR chooses another directory)",
+                state_dir.display()
+            )),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The counter pages as the supervisor sees them: who writes which, and what it counts itself.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ember_metrics::{CAPACITY_DEFAULT, Facts, Family, Key, Names, Page, Pages, families};
+use serde::{Deserialize, Serialize};
+
+use super::change::LEAVING_MAX;
+use crate::boot::Reloads;
+
+/// Pages for so many generations: the one that serves, the one that is to, and those that leave.
+const GENERATIONS: usize = LEAVING_MAX + 2;
+
+/// The supervisor's own page.
+const OWN: usize = 0;
+
+/// The pages, and which of them nobody writes.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pages: Pages,
+    own: Page,
+    /// The last one is taken first: memory that was touched is used again.
+    free: Vec<usize>,
+    restarts: Vec<u64>,
+    /// The label values of all generations.
+    pub(crate) names: Names,
+    pub(crate) reloads: Reloads,
+}
+
+/// What a successor needs to know beside the pages themselves.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Record {
+    free: Vec<usize>,
+    restarts: Vec<u64>,
+    names: String,
+    reloads: Reloads,
+}
+
+impl Counters {
+    /// Pages for servers of up to so many ring threads.
+    pub(crate) fn new(threads_max: usize) -> io::Result<Self> {
+        let count = 1 + threads_max * GENERATIONS;
+        let pages = Pages::create(count, CAPACITY_DEFAULT)?;
+        let own = pages.page(OWN)?;
+        let free = (OWN + 1..count).rev().collect();
+        let (restarts, names) = (Vec::new(), Names::new());
+        Ok(Self { pages, own, free, restarts, names, reloads: Reloads::default() })
+    }
+
+    /// Those of a predecessor.
+    pub(crate) fn take_over(record: Record, pages: OwnedFd) -> io::Result<Self> {
+        let pages = Pages::from_fd(pages)?;
+        let own = pages.page(OWN)?;
+        let names = Names::from_text(&record.names)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let Record { free, restarts, reloads, .. } = record;
+        Ok(Self { pages, own, free, restarts, names, reloads })
+    }
+
+    /// All but the pages, for a successor.
+    pub(crate) fn record(&self) -> Record {
+        Record {
+            free: self.free.clone(),
+            restarts: self.restarts.clone(),
+            names: self.names.to_text(),
+            reloads: self.reloads,
+        }
+    }
+
+    /// The memory of the pages.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pages.as_fd()
+    }
+
+    /// A page for each of so many threads.
+    pub(crate) fn take(&mut self, threads: usize) -> Result<Vec<usize>, String> {
+        let left = self.free.len().checked_sub(threads).ok_or_else(|| {
+            format!(
+                "{threads} threads are more than there are counter pages for ({} are free); \
+                 restart the server to have so many",
+                self.free.len()
+            )
+        })?;
+        Ok(self.free.split_off(left))
+    }
+
+    /// Takes pages back. Their counts stay part of every sum.
+    pub(crate) fn give_back(&mut self, pages: impl Iterator<Item = usize>) {
+        self.free.extend(pages);
+    }
+
+    /// The writer of this page has ended: what it had in hand is gone.
+    pub(crate) fn reset_gauges(&self, page: usize) {
+        self.pages.reset_gauges(page);
+    }
+
+    /// Counts that a worker was started again.
+    pub(crate) fn count_restart(&mut self, worker: u16) {
+        let at = usize::from(worker);
+        if self.restarts.len() <= at {
+            self.restarts.resize(at + 1, 0);
+        }
+        self.restarts[at] += 1;
+        let counter = self.own.counter(Key::worker_restarts(worker));
+        self.own.add(counter, 1);
+    }
+
+    /// How often a worker was started again.
+    pub(crate) fn restarts(&self, worker: u16) -> u64 {
+        self.restarts.get(usize::from(worker)).copied().unwrap_or(0)
+    }
+
+    /// How many connections each worker has, by its number; those of all generations together.
+    pub(crate) fn connections(&self) -> Vec<(String, f64)> {
+        let families = families(&self.pages, &self.names, &Facts::new());
+        let name = Family::ConnectionsActive.description().name;
+        let active = families.iter().filter(|family| family.name() == name);
+        let mut sums: Vec<(String, f64)> = Vec::new();
+        for metric in active.flat_map(|family| family.get_metric()) {
+            let label = metric.get_label().iter().find(|label| label.name() == "worker");
+            let Some(worker) = label.map(|label| label.value()) else { continue };
+            let value = metric.get_gauge().get_value();
+            match sums.iter_mut().find(|(known, _)| known == worker) {
+                Some((_, sum)) => *sum += value,
+                None => sums.push((worker.to_owned(), value)),
+            }
+        }
+        sums
+    }
+
+    /// Notes how a change of the config went.
+    pub(crate) fn note_change(&mut self, ok: bool) {
+        self.reloads.last_ok = ok;
+        if ok {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.reloads.last_success_s = now.as_secs();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn pages_go_round_and_a_successor_goes_on_with_them() {
+        let mut counters = Counters::new(2).unwrap();
+        let first = counters.take(2).unwrap();
+        let mut seen = first.clone();
+        for _ in 1..GENERATIONS {
+            seen.extend(counters.take(2).unwrap());
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (1..=2 * GENERATIONS).collect::<Vec<_>>(), "all but the supervisor's");
+        assert!(counters.take(1).unwrap_err().contains("restart the server"));
+        counters.give_back(first.iter().copied());
+        counters.count_restart(3);
+        counters.count_restart(3);
+        counters.note_change(true);
+        counters.names.intern("web");
+        let memory = counters.as_fd().as_fd().try_clone_to_owned().unwrap();
+        let record = counters.record();
+        let reloads = counters.reloads;
+        drop(counters);
+        let mut second = Counters::take_over(record, memory).unwrap();
+        assert_eq!(second.restarts(3), 2);
+        assert_eq!(second.reloads, reloads);
+        assert_eq!(second.names.to_text(), {
+            let mut names = Names::new();
+            names.intern("web");
+            names.to_text()
+        });
+        second.count_restart(3);
+        let text = ember_metrics::render(&second.pages, &second.names, &Facts::new());
+        assert!(text.contains("emberd_worker_restarts_total{worker=\"3\"} 3\n"), "{text}");
+        assert_eq!(second.take(2).unwrap(), first);
+    }
+
+    #[test]
+    fn connections_are_added_up_by_worker_and_die_with_it() {
+        let mut counters = Counters::new(2).unwrap();
+        let web = counters.names.intern("web");
+        let taken = counters.take(2).unwrap();
+        for page in &taken {
+            let mut page = counters.pages.page(*page).unwrap();
+            let active = page.gauge(Key::connections_active(web, 1));
+            page.set(active, 4);
+        }
+        assert_eq!(counters.connections(), [("1".to_owned(), 8.0)]);
+        counters.reset_gauges(taken[0]);
+        assert_eq!(counters.connections(), [("1".to_owned(), 4.0)]);
+    }
+}

@@ -1,0 +1,105 @@
+//! The start-up lines: what runs, on what, where, and how it is reached.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use ember_affinity::WorkerPlan;
+
+use super::change::Kind;
+use super::log;
+use super::run::Supervisor;
+use super::settings::Settings;
+use super::sockets::{Address, Wanted};
+
+impl Supervisor {
+    /// The first line: version, kernel and config.
+    pub(super) fn tell_version(&self) {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        log::info(format_args!(
+            "version {version}, Linux {}, config {}",
+            kernel.trim_end(),
+            self.source.name()
+        ));
+    }
+
+    /// The lines of a generation that serves from now on.
+    pub(super) fn tell_started(&self, kind: Kind, number: u32, began: Instant) {
+        let Some(generation) = self.generations.iter().find(|it| it.number == number) else {
+            return;
+        };
+        let settings = &generation.settings;
+        log::info(format_args!("backend: {}", generation.backend));
+        log::info(format_args!("placement: {}", placement(settings)));
+        for note in &generation.notes {
+            log::info(note);
+        }
+        log::info(format_args!("routes: {}", routes(settings)));
+        for wanted in &settings.wanted {
+            let url = self.url(wanted).unwrap_or_default();
+            log::info(format_args!("listening on {url} ({})", wanted.name));
+        }
+        for url in self.metrics_urls(settings) {
+            log::info(format_args!("metrics at {url}"));
+        }
+        let status = match kind {
+            Kind::Start => format!("ready in {}", in_ms(began.elapsed())),
+            Kind::Reload => {
+                format!("reloaded in {}: generation {number} serves", in_ms(began.elapsed()))
+            }
+            Kind::Upgrade => {
+                format!(
+                    "upgraded to version {}: generation {number} serves",
+                    env!("CARGO_PKG_VERSION")
+                )
+            }
+        };
+        log::info(&status);
+        self.systemd.ready(&status);
+    }
+
+    /// Where a listener is reached, as something to give to a client.
+    pub(super) fn url(&self, wanted: &Wanted) -> Option<String> {
+        self.sockets.bound(wanted).map(|bound| match bound {
+            Address::Tcp(address) => format!("http://{address}"),
+            other => other.to_string(),
+        })
+    }
+
+    fn metrics_urls(&self, settings: &Settings) -> Vec<String> {
+        let config = &settings.config;
+        let (listeners, admin) = settings.wanted.split_at(config.listeners.len());
+        let public = config.listeners.iter().zip(listeners).flat_map(|(listener, wanted)| {
+            let served = config.metrics.iter().filter(|route| listener.serves(&route.name));
+            served.filter_map(|route| Some(format!("{}{}", self.url(wanted)?, route.path)))
+        });
+        let admin =
+            admin.iter().filter_map(|wanted| Some(format!("{}/metrics", self.url(wanted)?)));
+        public.chain(admin).collect()
+    }
+}
+
+fn placement(settings: &Settings) -> String {
+    let worker = |(plan, index): (&WorkerPlan, usize)| {
+        let cpus: Vec<String> = plan.cpus.iter().map(u32::to_string).collect();
+        let node = plan.node.map(|node| format!(" of node {node}")).unwrap_or_default();
+        format!("worker {index} on CPU {}{node}", cpus.join(","))
+    };
+    let workers: Vec<String> = settings.workers.iter().zip(0..).map(worker).collect();
+    let how = if settings.in_process { " (in the supervisor's process)" } else { "" };
+    workers.join("; ") + how
+}
+
+fn routes(settings: &Settings) -> String {
+    let config = &settings.config;
+    let armed = config.listeners.iter().filter(|listener| listener.reply.is_some()).count();
+    let kinds =
+        [("prepared", config.prepared.len()), ("armed", armed), ("metrics", config.metrics.len())];
+    let kinds = kinds.iter().filter(|(_, count)| *count > 0);
+    let words: Vec<String> = kinds.map(|(kind, count)| format!("{count} {kind}")).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+fn in_ms(time: Duration) -> String {
+    format!("{} ms", time.as_millis())
+}

@@ -1,0 +1,354 @@
+//! The supervisor's loop: one thread, one poll, no timer but the earliest deadline.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::change::Change;
+use super::child::Serve;
+use super::counters::Counters;
+use super::door::{ClientId, Door, Reply, Request};
+use super::ending::Ending;
+use super::generation::{Generation, Reason, Stage, State};
+use super::log;
+use super::settings::Source;
+use super::signals::{Asked, Signals};
+use super::sockets::Sockets;
+use super::spawn;
+use super::systemd::Systemd;
+use super::upgrade::Probe;
+use crate::boot::{Command, Report, ServerFacts};
+
+/// Everything that the supervisor holds.
+pub(super) struct Supervisor {
+    pub(super) source: Source,
+    pub(super) serve: Serve,
+    /// Where this program is in the file system, and its successor will be.
+    pub(super) program: PathBuf,
+    /// The program that this one took over from.
+    pub(super) predecessor: Option<OwnedFd>,
+    pub(super) sockets: Sockets,
+    pub(super) counters: Counters,
+    /// Oldest first. The last one is the one that serves, or is to serve next.
+    pub(super) generations: Vec<Generation>,
+    pub(super) last_number: u32,
+    pub(super) signals: Signals,
+    pub(super) systemd: Systemd,
+    pub(super) door: Option<Door>,
+    /// The change that is under way.
+    pub(super) change: Option<Change>,
+    /// A change asked for while it could not begin, and who waits for it.
+    pub(super) pending: Option<Change>,
+    pub(super) probe: Option<Probe>,
+    pub(super) ending: Option<Ending>,
+    /// Why the last change was refused.
+    pub(super) last_error: Option<String>,
+    pub(super) started: Instant,
+    /// Set when the loop is to end: the status to exit with.
+    pub(super) exit: Option<u8>,
+}
+
+/// Where something was heard from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ear {
+    Signals,
+    Door,
+    Probe,
+    Worker { generation: u32, at: usize },
+}
+
+impl Supervisor {
+    /// Runs until there is nothing left to supervise; gives the exit status.
+    pub(super) fn run(&mut self) -> io::Result<u8> {
+        while self.exit.is_none() {
+            for ear in self.wait()? {
+                match ear {
+                    Ear::Signals => self.take_signals()?,
+                    Ear::Door => self.take_requests(),
+                    Ear::Probe => self.hear_probe(),
+                    Ear::Worker { generation, at } => self.hear_worker(generation, at)?,
+                }
+            }
+            self.act_on_time(Instant::now())?;
+        }
+        if let Some(door) = self.door.take() {
+            door.close();
+        }
+        Ok(self.exit.unwrap_or_default())
+    }
+
+    fn wait(&self) -> io::Result<Vec<Ear>> {
+        let mut ears = vec![(Ear::Signals, self.signals.as_fd())];
+        let door = self.door.iter().flat_map(Door::sources);
+        ears.extend(door.map(|source| (Ear::Door, source)));
+        ears.extend(self.probe_source().map(|source| (Ear::Probe, source)));
+        for generation in &self.generations {
+            for (at, worker) in generation.workers.iter().enumerate() {
+                if let State::Running(running) = &worker.state
+                    && running.linked
+                {
+                    let ear = Ear::Worker { generation: generation.number, at };
+                    ears.push((ear, running.link.as_fd()));
+                }
+            }
+        }
+        let mut sources: Vec<PollFd<'_>> =
+            ears.iter().map(|(_, source)| PollFd::new(*source, PollFlags::POLLIN)).collect();
+        let timeout = self.next_due().map_or(PollTimeout::NONE, |due| {
+            let left = due.saturating_duration_since(Instant::now()).as_millis() + 1;
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut sources, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let heard = sources.iter().map(|source| source.any() == Some(true));
+        let mut heard: Vec<Ear> =
+            ears.iter().zip(heard).filter(|(_, heard)| *heard).map(|((ear, _), _)| *ear).collect();
+        heard.dedup();
+        Ok(heard)
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let workers = self.generations.iter().filter_map(Generation::next_due);
+        let ending = self.ending.as_ref().and_then(Ending::next_due);
+        workers.chain(ending).chain(self.probe_due()).chain(self.systemd.next_due()).min()
+    }
+
+    fn take_signals(&mut self) -> io::Result<()> {
+        while let Some(asked) = self.signals.next()? {
+            match asked {
+                Asked::Drain => self.drain("SIGTERM", None),
+                Asked::Stop => self.stop("SIGINT"),
+                Asked::Reload => self.reload("SIGHUP", None),
+                Asked::Upgrade => self.upgrade("SIGUSR2", None),
+                Asked::ChildEnded => self.reap()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take_requests(&mut self) {
+        let requests = self.door.as_mut().map(Door::hear).unwrap_or_default();
+        for (client, request) in requests {
+            match request {
+                Request::Reload => self.reload("a request", Some(client)),
+                Request::Upgrade => self.upgrade("a request", Some(client)),
+                Request::Drain => self.drain("a request", Some(client)),
+                Request::Status => {
+                    let status = Some(self.status(Instant::now()));
+                    self.answer(client, &Reply { ok: true, message: String::new(), status });
+                }
+            }
+        }
+    }
+
+    /// Answers whoever asked over the control socket.
+    pub(super) fn answer(&mut self, client: ClientId, reply: &Reply) {
+        if let Some(door) = &mut self.door {
+            door.answer(client, reply);
+        }
+    }
+
+    /// The generation that serves now.
+    pub(super) fn serving(&mut self) -> Option<&mut Generation> {
+        self.generations.iter_mut().rev().find(|generation| generation.stage == Stage::Serving)
+    }
+
+    fn hear_worker(&mut self, number: u32, at: usize) -> io::Result<()> {
+        let now = Instant::now();
+        let find = |generation: &&mut Generation| generation.number == number;
+        let Some(generation) = self.generations.iter_mut().find(find) else { return Ok(()) };
+        let stuck_after = generation.settings.stuck_after;
+        let State::Running(running) = &mut generation.workers[at].state else { return Ok(()) };
+        match running.link.receive::<Report>() {
+            Ok(Some((report, _))) => match report {
+                Report::Ready { backend } => {
+                    running.set_ready(now, stuck_after);
+                    generation.backend = backend;
+                    if generation.stage == Stage::Starting && generation.is_ready() {
+                        self.generation_is_ready(number);
+                    }
+                    self.share_facts();
+                }
+                Report::Alive => running.answered(now, stuck_after),
+                Report::Note { text, warning: true } => log::warning(text),
+                // All workers of a generation have the same to say.
+                Report::Note { text, .. } if generation.notes.contains(&text) => {}
+                Report::Note { text, warning: false } => generation.notes.push(text),
+                Report::Failed { why } => running.failed = Some(why),
+            },
+            Ok(None) => {
+                running.unlinked(now);
+                self.bury(number, at)?;
+            }
+            Err(error) => {
+                running.failed = Some(format!("sent what is no report: {error}"));
+                running.unlinked(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        let workers: Vec<(u32, usize)> = self
+            .generations
+            .iter()
+            .flat_map(|it| (0..it.workers.len()).map(move |at| (it.number, at)))
+            .collect();
+        for (number, at) in workers {
+            self.bury(number, at)?;
+        }
+        spawn::reap_strangers();
+        Ok(())
+    }
+
+    /// Takes note of a worker's end, if it has come, and decides what follows.
+    fn bury(&mut self, number: u32, at: usize) -> io::Result<()> {
+        let Some(generation) = self.generations.iter_mut().find(|it| it.number == number) else {
+            return Ok(());
+        };
+        let worker = &mut generation.workers[at];
+        let Some(ending) = worker.try_wait()? else { return Ok(()) };
+        let was = std::mem::replace(&mut worker.state, State::Gone);
+        let State::Running(mut was) = was else { return Ok(()) };
+        was.hear_last_words();
+        for page in &worker.pages {
+            self.counters.reset_gauges(*page);
+        }
+        let (index, pid) = (worker.index, was.process.pid());
+        let why = was.failed.map(|why| format!(": {why}")).unwrap_or_default();
+        let obituary = format!("worker {index} (pid {pid}) {}{why}", ending.how);
+        match generation.stage {
+            Stage::Starting => self.generation_failed(number, &obituary),
+            Stage::Leaving => {
+                if !ending.well {
+                    log::warning(format_args!("{obituary} while it was leaving"));
+                }
+                self.sweep();
+                self.share_facts();
+            }
+            Stage::Serving => {
+                let now = Instant::now();
+                let delay = worker.restarts.delay_after_death(now);
+                worker.state = State::Waiting(now + delay);
+                self.counters.count_restart(index);
+                let again = match delay.as_millis() {
+                    0 => "starting it again".to_owned(),
+                    ms => format!("starting it again in {ms} ms, since it keeps ending"),
+                };
+                log::error(format_args!("{obituary}; {again}"));
+                self.act_on_time(now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells every worker what only this process knows.
+    pub(super) fn share_facts(&self) {
+        let workers = self.generations.iter().flat_map(|generation| &generation.workers);
+        let running = workers.filter_map(|worker| match &worker.state {
+            State::Running(running) => Some(running),
+            State::Waiting(_) | State::Gone => None,
+        });
+        let running: Vec<_> = running.collect();
+        let mut pids = vec![std::process::id()];
+        pids.extend(running.iter().map(|running| running.process.pid()));
+        pids.dedup();
+        let facts = Command::Facts(ServerFacts { pids, reloads: self.counters.reloads });
+        for running in running {
+            running.say(&facts);
+        }
+    }
+
+    /// Lets go of generations of which nothing is left, and goes on with what waited for that.
+    pub(super) fn sweep(&mut self) {
+        let gone = |it: &mut Generation| it.stage == Stage::Leaving && it.is_gone();
+        for generation in self.generations.extract_if(.., gone) {
+            let pages = generation.workers.iter().flat_map(|worker| &worker.pages);
+            self.counters.give_back(pages.copied());
+            log::info(format_args!("generation {} has left", generation.number));
+        }
+        if self.ending.is_some() && self.generations.is_empty() {
+            self.exit = Some(0);
+        }
+        self.begin_pending();
+    }
+
+    fn act_on_time(&mut self, now: Instant) -> io::Result<()> {
+        for index in 0..self.generations.len() {
+            for at in 0..self.generations[index].workers.len() {
+                self.act_on_worker(index, at, now);
+            }
+        }
+        self.check_probe(now);
+        self.systemd.feed_watchdog(now);
+        self.go_on_ending(now);
+        Ok(())
+    }
+
+    fn act_on_worker(&mut self, index: usize, at: usize, now: Instant) {
+        let generation = &mut self.generations[index];
+        let stuck_after = generation.settings.stuck_after;
+        let worker = &mut generation.workers[at];
+        match &mut worker.state {
+            State::Waiting(until) if *until <= now => {
+                let pages = self.counters.as_fd();
+                let started = generation.start_worker(at, &self.sockets, pages, &self.serve, now);
+                if let Err(error) = started {
+                    let worker = &mut generation.workers[at];
+                    let delay = worker.restarts.delay_after_death(now).max(RETRY);
+                    worker.state = State::Waiting(now + delay);
+                    let (index, ms) = (worker.index, delay.as_millis());
+                    log::error(format_args!(
+                        "cannot start worker {index}: {error}; trying again in {ms} ms"
+                    ));
+                }
+            }
+            State::Running(running) => {
+                if let Some((deadline, reason)) = running.deadline
+                    && deadline <= now
+                {
+                    running.deadline = None;
+                    running.end_for(worker.index, reason);
+                }
+                if let (Some(next_ping), Some(stuck_after)) = (running.next_ping, stuck_after)
+                    && next_ping <= now
+                {
+                    running.ping(now, stuck_after);
+                }
+            }
+            State::Waiting(_) | State::Gone => {}
+        }
+    }
+}
+
+/// The shortest delay before another try to start a process that could not be started.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl super::generation::Running {
+    fn end_for(&mut self, worker: u16, reason: Reason) {
+        let pid = self.process.pid();
+        let words = reason.words();
+        if self.process.kill() {
+            log::warning(format_args!("worker {worker} (pid {pid}) {words}; killing it"));
+            self.failed.get_or_insert_with(|| format!("it {words}"));
+        } else {
+            log::warning(format_args!("worker {worker} {words}, and a thread cannot be killed"));
+        }
+    }
+
+    /// What still waits in the channel of a process that has ended.
+    fn hear_last_words(&mut self) {
+        while self.linked && self.link.has_something() {
+            match self.link.receive::<Report>() {
+                Ok(Some((Report::Failed { why }, _))) => self.failed = Some(why),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => self.linked = false,
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What of the config concerns the supervisor, and what it makes of it on this machine.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use ember_affinity::plan::{self, NicPlace};
+use ember_affinity::queues::Steering;
+use ember_affinity::{Topology, WorkerPlan, steering};
+use ember_metrics::Names;
+use serde::{Deserialize, Serialize};
+
+use super::confine::{self, Confinement};
+use super::sockets::{Slot, Wanted};
+use super::{log, spawn};
+use crate::boot;
+use crate::config::{self, Config, Sources};
+
+/// How long a worker may take from its start to accepting.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a config comes from, each time that it is read.
+#[derive(Debug)]
+pub(crate) struct Source {
+    sources: Sources,
+}
+
+/// All that a generation is started from.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) wanted: Vec<Wanted>,
+    pub(crate) workers: Vec<WorkerPlan>,
+    /// Whether threads are pinned to the CPUs of the plan.
+    pub(crate) pinned: bool,
+    /// Whether connections are steered to the CPU that their packets arrive on.
+    steered: bool,
+    pub(crate) in_process: bool,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) unready_for: Duration,
+    pub(crate) start_timeout: Duration,
+    /// How long a worker's threads may take to show that they run; none: as long as they like.
+    pub(crate) stuck_after: Option<Duration>,
+    /// Memory with [`Shared`], for the workers and for a successor.
+    pub(crate) shared: OwnedFd,
+    pub(crate) config: Config,
+}
+
+/// What all workers of a generation are told.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    /// The plan, which a successor of this program must not make anew: the workers run by it.
+    pub(crate) workers: Vec<WorkerPlan>,
+    pub(crate) steered: bool,
+    /// [`ember_metrics::Names`] as text.
+    pub(crate) names: String,
+    pub(crate) confinement: Confinement,
+}
+
+impl Source {
+    /// A source that is read anew by each [`Source::load`].
+    pub(crate) fn new(sources: Sources) -> Self {
+        Self { sources }
+    }
+
+    /// What it is called for people.
+    pub(crate) fn name(&self) -> String {
+        self.sources
+            .file
+            .as_ref()
+            .map_or_else(|| "built in".to_owned(), |file| file.display().to_string())
+    }
+
+    /// Reads the config and places the workers; says what the config has to be warned of.
+    ///
+    /// # Errors
+    /// The whole report of what is wrong, as a person wants to read it.
+    pub(crate) fn load(&self, names: &mut Names) -> Result<Settings, String> {
+        let loaded = config::load(&self.sources).map_err(|report| report.human(false))?;
+        if loaded.warnings.warnings() > 0 {
+            log::warning(loaded.warnings.human(false));
+        }
+        Settings::new(loaded.config, names)
+    }
+}
+
+impl Settings {
+    /// What a config means on this machine.
+    pub(crate) fn new(config: Config, names: &mut Names) -> Result<Self, String> {
+        let (workers, steered) = place(&config)?;
+        let (user, warning) = confine::resolve(config.user.as_deref())?;
+        if let Some(warning) = warning {
+            log::warning(warning);
+        }
+        let confinement = Confinement { user, fence: config.workers.sandbox };
+        boot::intern_names(&config, names);
+        let shared = Shared { config, workers, steered, names: names.to_text(), confinement };
+        let memory = serde_json::to_vec(&shared)
+            .map_err(io::Error::other)
+            .and_then(|json| spawn::memory("emberd-config", &json))
+            .map_err(|error| format!("cannot hand the config to the workers: {error}"))?;
+        Ok(Self::assemble(shared, memory))
+    }
+
+    /// What a predecessor had made of its config.
+    pub(crate) fn from_shared(memory: OwnedFd) -> Result<Self, String> {
+        let shared = Shared::read(&memory).map_err(|error| error.to_string())?;
+        Ok(Self::assemble(shared, memory))
+    }
+
+    fn assemble(shared: Shared, memory: OwnedFd) -> Self {
+        let Shared { config, workers, steered, .. } = shared;
+        Self {
+            wanted: wanted(&config),
+            pinned: true,
+            steered,
+            in_process: config.workers.in_process,
+            drain_timeout: config.limits.drain_timeout,
+            unready_for: config.limits.drain_delay,
+            start_timeout: START_TIMEOUT,
+            stuck_after: config.workers.stuck_timeout,
+            workers,
+            shared: memory,
+            config,
+        }
+    }
+
+    /// How many ring threads there are in all workers.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.iter().map(|worker| worker.cpus.len()).sum()
+    }
+
+    /// A slot for each thread, in the order of the workers.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        let cpus = self.workers.iter().flat_map(|worker| &worker.cpus);
+        cpus.map(|cpu| Slot { steer_to: self.steered.then_some(*cpu) }).collect()
+    }
+}
+
+impl Shared {
+    /// What the supervisor left in memory.
+    pub(crate) fn read(memory: &OwnedFd) -> io::Result<Self> {
+        let json = spawn::read_memory(memory)?;
+        serde_json::from_slice(&json).map_err(|error| {
+            let why = format!("the config in memory is of another version: {error}");
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })
+    }
+}
+
+/// The sockets of all listeners in their order; that of the admin pages comes last.
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let listeners = config.listeners.iter().map(|listener| Wanted {
+        name: listener.name.clone(),
+        address: listener.address.clone(),
+        backlog: listener.backlog,
+        mode: listener.mode,
+    });
+    let admin = config.admin.iter().map(|admin| Wanted {
+        name: boot::ADMIN_LISTENER.to_owned(),
+        address: admin.listen.clone(),
+        backlog: ADMIN_BACKLOG,
+        mode: None,
+    });
+    listeners.chain(admin).collect()
+}
+
+/// Queue of the admin listener: few ask there.
+const ADMIN_BACKLOG: u32 = 128;
+
+fn place(config: &Config) -> Result<(Vec<WorkerPlan>, bool), String> {
+    let topology = Topology::detect().map_err(|error| error.to_string())?;
+    let nics: [NicPlace; 0] = [];
+    let mut workers = plan::workers(&topology, &config.workers.placement(), &nics)
+        .map_err(|error| format!("the workers cannot be placed: {error}"))?;
+    if config.workers.in_process {
+        workers.truncate(1);
+    }
+    let local = config.listeners.iter().all(|listener| listener.address.is_local());
+    let cpus: Vec<u32> = workers.iter().flat_map(|worker| worker.cpus.iter().copied()).collect();
+    let steered = steering::choose(&cpus, local, &[]).steering == Steering::IncomingCpu;
+    Ok((workers, steered))
+}

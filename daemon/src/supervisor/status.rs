@@ -1,0 +1,186 @@
+//! What `emberd status` shows.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::generation::{Generation, Stage, State, Worker};
+use super::run::Supervisor;
+
+impl Supervisor {
+    /// Everything there is to know, as JSON.
+    pub(super) fn status(&self, now: Instant) -> Value {
+        let connections = self.counters.connections();
+        let generations: Vec<Value> = self
+            .generations
+            .iter()
+            .map(|it| self.generation_status(it, &connections, now))
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "state": self.state_word(),
+            "uptime_s": seconds(self.started, now),
+            "config": self.source.name(),
+            "reloads": { "last_ok": self.counters.reloads.last_ok, "last_error": self.last_error },
+            "listeners": self.listener_status(),
+            "generations": generations,
+        })
+    }
+
+    fn state_word(&self) -> &'static str {
+        match (&self.ending, &self.change) {
+            (Some(_), _) => "draining",
+            (None, Some(_)) => "changing",
+            (None, None) => "serving",
+        }
+    }
+
+    fn listener_status(&self) -> Vec<Value> {
+        let Some(latest) = self.generations.last() else { return Vec::new() };
+        let listener = |wanted| {
+            let bound = self.sockets.bound(wanted).map(ToString::to_string);
+            json!({ "name": wanted.name, "address": bound, "url": self.url(wanted) })
+        };
+        latest.settings.wanted.iter().map(listener).collect()
+    }
+
+    fn generation_status(
+        &self,
+        generation: &Generation,
+        connections: &[(String, f64)],
+        now: Instant,
+    ) -> Value {
+        let stage = match generation.stage {
+            Stage::Starting => "starting",
+            Stage::Serving => "serving",
+            Stage::Leaving => "leaving",
+        };
+        let open = |index: u16| {
+            let mine = connections.iter().find(|(worker, _)| *worker == index.to_string());
+            mine.map_or(0.0, |(_, count)| *count) as i64
+        };
+        let workers: Vec<Value> = generation
+            .workers
+            .iter()
+            .zip(&generation.settings.workers)
+            .map(|(worker, plan)| {
+                let (state, age_s) = worker_state(worker, now);
+                json!({
+                    "worker": worker.index,
+                    "pid": worker.pid(),
+                    "state": state,
+                    "age_s": age_s,
+                    "node": plan.node,
+                    "cpus": plan.cpus,
+                    "restarts": self.counters.restarts(worker.index),
+                    "connections": open(worker.index),
+                })
+            })
+            .collect();
+        json!({
+            "generation": generation.number,
+            "stage": stage,
+            "backend": generation.backend,
+            "confinement": generation.notes,
+            "workers": workers,
+        })
+    }
+}
+
+fn worker_state(worker: &Worker, now: Instant) -> (&'static str, Option<f64>) {
+    match &worker.state {
+        State::Running(running) => {
+            (if running.ready { "ready" } else { "starting" }, Some(seconds(running.since, now)))
+        }
+        State::Waiting(_) => ("waiting", None),
+        State::Gone => ("gone", None),
+    }
+}
+
+fn seconds(since: Instant, now: Instant) -> f64 {
+    let milliseconds = now.saturating_duration_since(since).as_millis();
+    milliseconds as f64 / 1000.0
+}
+
+/// The status for people.
+pub fn render_status(status: &Value) -> String {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    };
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "emberd {} (pid {}), {}, up {} s, config {}",
+        text(&status["version"]),
+        text(&status["pid"]),
+        text(&status["state"]),
+        text(&status["uptime_s"]),
+        text(&status["config"]),
+    );
+    if status["reloads"]["last_error"].is_string() {
+        let _ = writeln!(out, "last change refused: {}", text(&status["reloads"]["last_error"]));
+    }
+    for listener in status["listeners"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "listener {}: {}", text(&listener["name"]), text(&listener["url"]));
+    }
+    for generation in status["generations"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "generation {} ({}): {}",
+            text(&generation["generation"]),
+            text(&generation["stage"]),
+            text(&generation["backend"]),
+        );
+        for worker in generation["workers"].as_array().into_iter().flatten() {
+            let cpus: Vec<String> =
+                worker["cpus"].as_array().into_iter().flatten().map(&text).collect();
+            let _ = writeln!(
+                out,
+                "  worker {} (pid {}) {}, {} s, node {}, CPUs {}, restarts {}, connections {}",
+                text(&worker["worker"]),
+                text(&worker["pid"]),
+                text(&worker["state"]),
+                text(&worker["age_s"]),
+                text(&worker["node"]),
+                cpus.join(","),
+                text(&worker["restarts"]),
+                text(&worker["connections"]),
+            );
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_get_a_line_for_each_worker() {
+        let status = json!({
+            "version": "1.2.3", "pid": 7, "state": "serving", "uptime_s": 1.5, "config": "a.toml",
+            "reloads": { "last_ok": false, "last_error": "line 3: no" },
+            "listeners": [{ "name": "web", "address": "127.0.0.1:1", "url": "http://127.0.0.1:1" }],
+            "generations": [{
+                "generation": 2, "stage": "serving", "backend": "io_uring",
+                "workers": [{
+                    "worker": 0, "pid": 8, "state": "ready", "age_s": 1.0, "node": null,
+                    "cpus": [0, 1], "restarts": 3, "connections": 12,
+                }],
+            }],
+        });
+        assert_eq!(
+            render_status(&status),
+            "emberd 1.2.3 (pid 7), serving, up 1.5 s, config a.toml\n\
+             last change refused: line 3: no\n\
+             listener web: http://127.0.0.1:1\n\
+             generation 2 (serving): io_uring\n  \
+             worker 0 (pid 8) ready, 1.0 s, node -, CPUs 0,1, restarts 3, connections 12\n"
+        );
+    }
+}
