@@ -48,4 +48,4 @@ pub use pages::{
     CAPACITY_DEFAULT, CAPACITY_MAX, Counter, Gauge, Histogram, PAGES_MAX, Page, Pages,
 };
 pub use process::Processes;
-pub use render::{Facts, families, render, scrape};
+pub use render::{Facts, families, render, scrape, scrape_with};

@@ -8,6 +8,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
+use crate::board::Board;
 use crate::catalogue::{BUCKETS_NS, CATALOGUE, Description, FAMILIES, Family, Kind, Stored};
 use crate::format::Format;
 use crate::key::{Key, PART_SUM};
@@ -73,9 +74,15 @@ pub fn render(pages: &Pages, names: &Names, facts: &Facts) -> String {
 /// The whole server as its supervisor's board describes it: what `/metrics` answers with, from
 /// any of its processes.
 pub fn scrape(pages: &Pages, format: Format) -> String {
-    let mut board = pages.board();
-    board.facts.processes(&board.pids);
-    format.write(&families(pages, &board.names, &board.facts))
+    scrape_with(pages, format, &Facts::new())
+}
+
+/// As [`scrape`], with facts of the answering process that the supervisor does not know.
+pub fn scrape_with(pages: &Pages, format: Format, own: &Facts) -> String {
+    let Board { names, pids, mut facts } = pages.board();
+    facts.processes(&pids);
+    facts.samples.extend_from_slice(&own.samples);
+    format.write(&families(pages, &names, &facts))
 }
 
 /// All pages and facts as metric families, those without samples left out; families in the order
@@ -299,6 +306,12 @@ mod tests {
         facts.build("1.2.3").backend("epoll", "io_uring is disabled");
         facts.add(Family::ConfigLastReloadSuccess, &[], 0.0);
         facts.processes(&[std::process::id()]);
+        pages.post(&Board { facts: facts.clone(), ..Board::default() }).unwrap();
+        let mut own = Facts::new();
+        own.add(Family::TuneDrift, &["rps"], 1.0);
+        let with_own = scrape_with(&pages, Format::Text, &own);
+        assert!(with_own.contains("emberd_tune_drift{key=\"rps\"} 1\n"), "{with_own}");
+        assert!(with_own.contains("emberd_build_info{version=\"1.2.3\"} 1\n"), "{with_own}");
         let text = render(&pages, &Names::new(), &facts);
         for line in [
             "emberd_build_info{version=\"1.2.3\"} 1",
