@@ -303,7 +303,7 @@ impl Checker<'_> {
                 format!("`{path}` is not in this version yet"),
             )
             .label("nothing would read it")
-            .help("take it out; CHANGELOG.md says which version brings it"),
+            .help("take it out until a version reads it"),
         );
     }
 

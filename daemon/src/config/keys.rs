@@ -488,19 +488,6 @@ const METRICS: &[Key] = &[
     .eg(r#"["127.0.0.0/8", "::1"]"#),
 ];
 
-/// A key and the names of the tables on the way to it.
-pub(crate) fn find(path: &[&str]) -> Option<&'static Key> {
-    let (first, rest) = path.split_first()?;
-    let mut key = in_table(ROOT, first)?;
-    for name in rest {
-        key = match key.kind {
-            Kind::Table(keys) => in_table(keys, name)?,
-            _ => return None,
-        };
-    }
-    Some(key)
-}
-
 pub(crate) fn in_table(keys: &'static [Key], name: &str) -> Option<&'static Key> {
     keys.iter().find(|key| key.name == name)
 }
@@ -530,7 +517,8 @@ fn collect(
     path: &mut Vec<&'static str>,
     found: &mut Vec<(Vec<&'static str>, &'static Key)>,
 ) {
-    for key in keys {
+    // Which files there are is settled before variables are looked at.
+    for key in keys.iter().filter(|key| key.name != super::gather::INCLUDE) {
         path.push(key.name);
         match key.kind {
             Kind::Table(keys) => collect(keys, path, found),

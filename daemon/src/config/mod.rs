@@ -107,7 +107,8 @@ pub fn reference() -> String {
 fn inspect(from: &Sources) -> Inspected {
     let gathered = gather::gather(from);
     let mut report = Report { sources: gathered.sources, findings: gathered.findings };
-    let broken = report.errors() > 0;
+    let is_partial = |finding: &Finding| matches!(finding.code, "syntax" | "unreadable");
+    let broken = report.findings.iter().any(is_partial);
     let mut checked = check::check(&report.sources, &gathered.tree);
     let raw = checked.json.clone();
     derive::fill(&mut checked, &report.sources);
@@ -147,3 +148,6 @@ impl Sources {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

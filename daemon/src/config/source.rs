@@ -50,7 +50,11 @@ pub(crate) struct Position {
 impl SourceMap {
     pub(crate) fn add_file(&mut self, path: &Path, text: String) -> u32 {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        self.add(Source { kind: Kind::File, name: path.display().to_string(), text, folder })
+        let name = match path.to_str() {
+            Some("-") => "<stdin>".to_owned(),
+            _ => path.display().to_string(),
+        };
+        self.add(Source { kind: Kind::File, name, text, folder })
     }
 
     pub(crate) fn add_text(&mut self, kind: Kind, name: &str, text: String) -> u32 {

@@ -74,13 +74,13 @@ impl Node {
         Some(entries.remove(at))
     }
 
-    /// Calls `change` on every string in this value.
-    pub(crate) fn for_each_text(&mut self, change: &mut impl FnMut(&mut String, Place)) {
+    /// Gives every string in this value to `change`, which says what stands there instead.
+    pub(crate) fn replace_texts(&mut self, change: &mut impl FnMut(String, Place) -> Value) {
         match &mut self.value {
-            Value::Text(text) => change(text, self.place),
-            Value::List(nodes) => nodes.iter_mut().for_each(|node| node.for_each_text(change)),
+            Value::Text(text) => self.value = change(std::mem::take(text), self.place),
+            Value::List(nodes) => nodes.iter_mut().for_each(|node| node.replace_texts(change)),
             Value::Table(entries) => {
-                entries.iter_mut().for_each(|entry| entry.node.for_each_text(change));
+                entries.iter_mut().for_each(|entry| entry.node.replace_texts(change));
             }
             _ => {}
         }
