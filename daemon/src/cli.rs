@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, Report, Sources};
-use crate::routes;
+use crate::supervisor::Request;
+use crate::{control, routes};
 
 /// A run-time failure.
 pub const EXIT_FAILURE: u8 = 1;
@@ -37,8 +38,16 @@ pub enum Command {
     Run(ConfigArgs),
     /// Say everything that is wrong with the config, and end
     Check(CheckArgs),
+    /// Let the running server read its config again; a bad one is refused and changes nothing
+    Reload(ConfigArgs),
+    /// Let the running server finish what it has begun, and end
+    Drain(ConfigArgs),
+    /// Let the running server change over to the program that is installed now
+    Upgrade(ConfigArgs),
+    /// Print the running server's generations, workers and connections
+    Status(JsonArgs),
     /// Print what is served, where, and how
-    Routes(RoutesArgs),
+    Routes(JsonArgs),
     /// Print the config in force, a schema for editors, or a file to begin with
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -80,9 +89,9 @@ pub enum ConfigCommand {
     Reference,
 }
 
-/// `emberd routes`
+/// A command that prints for people or as JSON.
 #[derive(Debug, Args)]
-pub struct RoutesArgs {
+pub struct JsonArgs {
     /// Where the config comes from.
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -204,7 +213,13 @@ impl Cli {
             Command::Check(CheckArgs { config, deny_warnings, format }) => {
                 return check(&config.over(&outer), deny_warnings, format);
             }
-            Command::Routes(RoutesArgs { config, json }) => {
+            Command::Reload(args) => control::ask(&args.over(&outer), Request::Reload, false),
+            Command::Drain(args) => control::ask(&args.over(&outer), Request::Drain, false),
+            Command::Upgrade(args) => control::ask(&args.over(&outer), Request::Upgrade, false),
+            Command::Status(JsonArgs { config, json }) => {
+                control::ask(&config.over(&outer), Request::Status, json)
+            }
+            Command::Routes(JsonArgs { config, json }) => {
                 config.over(&outer).load().and_then(|Loaded { config, .. }| {
                     say(&if json { routes::json(&config) } else { routes::human(&config) })
                 })

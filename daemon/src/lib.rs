@@ -3,5 +3,6 @@
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod routes;
 pub mod supervisor;

@@ -89,6 +89,13 @@ pub fn dump(from: &Sources, json: bool) -> Result<String, Report> {
     Ok(if json { dump::json(&inspected) } else { dump::human(&inspected) })
 }
 
+/// Where the control socket of a server with this config is, whatever else is wrong with it.
+pub fn state_dir(from: &Sources) -> PathBuf {
+    let inspected = inspect(from);
+    let said = inspected.checked.json.get("state_dir").and_then(Json::as_str);
+    PathBuf::from(said.unwrap_or_default())
+}
+
 /// The JSON Schema of a config.
 pub fn schema() -> String {
     format!("{:#}\n", schema::schema())
