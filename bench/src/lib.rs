@@ -5,6 +5,7 @@
 //! ([`host`]), [`results`] keeps every sample, and [`report`] shows and compares them.
 #![forbid(unsafe_code)]
 
+pub mod cost;
 pub mod host;
 pub mod load;
 pub mod peers;

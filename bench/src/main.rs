@@ -24,6 +24,8 @@ enum Command {
     Report(commands::report::ReportArgs),
     /// Compare two runs, with a verdict on noise
     Compare(commands::report::CompareArgs),
+    /// Count the instructions that a request costs
+    Cost(commands::cost::Args),
     /// Take a place and become a server
     #[command(name = "__exec", hide = true)]
     Exec(commands::exec::Args),
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Compare(args) => commands::report::compare(&args),
+        Command::Cost(args) => commands::cost::run(&args),
         Command::Exec(args) => commands::exec::run(args),
     };
     result.unwrap_or_else(|error| {

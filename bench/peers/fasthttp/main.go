@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -31,20 +30,10 @@ func main() {
 }
 
 func answer(ctx *fasthttp.RequestCtx) {
-	path := string(ctx.Path())
-	switch {
-	case path == "/hello":
-		ctx.SetContentType("text/plain")
-		ctx.SetBodyString("Hello, World!")
-	case len(path) > 7 && path[:7] == "/users/":
-		id, err := strconv.ParseUint(path[7:], 10, 64)
-		if err != nil {
-			ctx.SetStatusCode(fasthttp.StatusNotFound)
-			return
-		}
-		ctx.SetContentType("application/json")
-		fmt.Fprintf(ctx, `{"id":%d,"name":"user %d"}`, id, id)
-	default:
+	if string(ctx.Path()) != "/hello" {
 		ctx.SetStatusCode(fasthttp.StatusNotFound)
+		return
 	}
+	ctx.SetContentType("text/plain")
+	ctx.SetBodyString("Hello, World!")
 }

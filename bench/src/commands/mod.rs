@@ -1,5 +1,6 @@
 //! The subcommands: arguments in, text out; the work is in the library.
 
+pub(crate) mod cost;
 pub(crate) mod exec;
 pub(crate) mod load;
 pub(crate) mod report;

@@ -7,7 +7,7 @@ use crate::results::{Metric, Results, Row, Subject};
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;\
 padding:0 1rem;color:#222;background:#fff}h2{margin-top:2.5rem}table{border-collapse:collapse;\
 font-size:.85rem;font-variant-numeric:tabular-nums}td,th{padding:.25rem .6rem;text-align:right;\
-border-bottom:1px solid #8884}td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}\
+border-bottom:1px solid #8884;white-space:nowrap}td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}\
 .scroll{overflow-x:auto}.fault{color:#b00020}details pre{overflow-x:auto;font-size:.8rem}\
 svg{max-width:720px;width:100%}\
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#16181c}.fault{color:#ff6b81}}";

@@ -2,18 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use axum::extract::Path;
+use axum::Router;
 use axum::routing::get;
 use axum::serve::ListenerExt;
-use axum::{Json, Router};
-use serde::Serialize;
 use tokio::net::TcpListener;
-
-#[derive(Serialize)]
-struct User {
-    id: u64,
-    name: String,
-}
 
 fn main() {
     let argument = std::env::args().nth(1).unwrap_or_default();
@@ -24,17 +16,11 @@ fn main() {
     let port: u16 = argument.parse().expect("a port");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     runtime.block_on(async {
-        let app = Router::new()
-            .route("/hello", get(|| async { "Hello, World!" }))
-            .route("/users/{id}", get(user));
+        let app = Router::new().route("/hello", get(|| async { "Hello, World!" }));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a free port");
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
         });
         axum::serve(listener, app).await.expect("serving goes on");
     });
-}
-
-async fn user(Path(id): Path<u64>) -> Json<User> {
-    Json(User { id, name: format!("user {id}") })
 }
