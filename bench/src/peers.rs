@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fmt};
@@ -36,13 +36,28 @@ pub struct Peer {
     pub command: Vec<String>,
     /// Its config file, beside `peers.toml`, with placeholders too.
     pub config: Option<String>,
-    /// The command that prints its version.
+    /// The command that prints its version; none: it is of this repository's commit.
+    #[serde(default)]
     pub version: Vec<String>,
+    /// How it is known to be ready.
+    #[serde(default)]
+    pub ready: Ready,
     /// How it is installed; said where it is missing.
     pub install: String,
     /// Environment variables, with placeholders.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+}
+
+/// How a server is known to be ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ready {
+    /// It answers a request with 200.
+    #[default]
+    Answers,
+    /// It listens: for one that must not be asked before the load begins.
+    Listens,
 }
 
 /// What is kept of a peer in the results.
@@ -147,14 +162,15 @@ impl Peers {
             return Err(missing(&program));
         }
         let version: Vec<String> = peer.version.iter().map(|part| fill(part, values)).collect();
-        let said = Command::new(&version[0])
-            .args(&version[1..])
-            .output()
-            .map_err(|_| missing(&version[0]))?;
-        let text = if said.stdout.is_empty() { said.stderr } else { said.stdout };
-        let text = String::from_utf8_lossy(&text);
+        let version = match version.split_first() {
+            None => "of this commit".to_owned(),
+            Some((program, arguments)) => {
+                let said = Command::new(program).args(arguments).output();
+                first_line(&said.map_err(|_| missing(program))?)
+            }
+        };
         Ok(PeerRecord {
-            version: text.lines().next().unwrap_or_default().trim().to_owned(),
+            version,
             command: peer.command.clone(),
             config: match &peer.config {
                 Some(file) => self.read_config(file)?,
@@ -175,6 +191,12 @@ pub fn fill(text: &str, values: &Values) -> String {
     values
         .iter()
         .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
+}
+
+/// What a program said first, wherever it said it.
+fn first_line(output: &Output) -> String {
+    let text = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
+    String::from_utf8_lossy(text).lines().next().unwrap_or_default().trim().to_owned()
 }
 
 fn is_program(program: &str) -> bool {
@@ -244,7 +266,11 @@ impl Server {
         let log = File::create(&log_path)?;
         let child = launch::start(start.launcher, &place, &command, start.dir, &log)?;
         let mut server = Self { child, group, address };
-        if server.wait_until_ready(start.ready_path) {
+        let is_ready = || match peer.ready {
+            Ready::Answers => answers(address, start.ready_path).unwrap_or(false),
+            Ready::Listens => listens(address.port()),
+        };
+        if server.wait_until(is_ready) {
             return Ok(server);
         }
         drop(server);
@@ -268,10 +294,10 @@ impl Server {
         }
     }
 
-    fn wait_until_ready(&mut self, path: &str) -> bool {
+    fn wait_until(&mut self, is_ready: impl Fn() -> bool) -> bool {
         let until = Instant::now() + READY_WAIT;
         while Instant::now() < until {
-            if answers(self.address, path).unwrap_or(false) {
+            if is_ready() {
                 return true;
             }
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
@@ -315,6 +341,17 @@ fn answers(address: SocketAddr, path: &str) -> io::Result<bool> {
     Ok(&status[..9] == b"HTTP/1.1 " && &status[9..] == b"200")
 }
 
+/// Whether any IPv4 socket listens on `port`, without a connection to it (proc(5), net/tcp).
+fn listens(port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let local = format!(":{port:04X}");
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        fields.get(1).is_some_and(|one| one.ends_with(&local)) && fields.get(3) == Some(&LISTEN)
+    })
+}
+
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(8)..].join("\n")
@@ -331,11 +368,20 @@ mod tests {
     }
 
     #[test]
+    fn a_listening_port_is_seen_without_a_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        assert!(listens(port));
+        drop(listener);
+        assert!(!listens(port));
+    }
+
+    #[test]
     fn the_shipped_table_is_read_and_its_configs_are_there() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
         let peers = Peers::load(&dir).expect("peers.toml is valid");
         for peer in &peers.peers {
-            assert!(!peer.command.is_empty() && !peer.version.is_empty(), "{}", peer.name);
+            assert!(!peer.command.is_empty() && !peer.install.is_empty(), "{}", peer.name);
             if let Some(config) = &peer.config {
                 assert!(dir.join(config).is_file(), "{config}");
             }
@@ -349,6 +395,7 @@ mod tests {
             command: vec!["no-such-program-here".into()],
             config: None,
             version: vec!["no-such-program-here".into()],
+            ready: Ready::Answers,
             install: "apt: x".into(),
             env: BTreeMap::new(),
         };

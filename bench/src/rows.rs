@@ -193,7 +193,8 @@ fn row(id: &'static str, title: &'static str, work: Work, subjects: Vec<SubjectS
 }
 
 fn everyone() -> Vec<SubjectSpec> {
-    let quick = ["emberd", "nginx", "h2o", "haproxy", "hyper", "axum", "actix-web", "fasthttp"];
+    let quick =
+        ["emberd", "floor", "nginx", "h2o", "haproxy", "hyper", "axum", "actix-web", "fasthttp"];
     let full = ["express", "nestjs", "fastapi"];
     quick.map(SubjectSpec::new).into_iter().chain(full.map(SubjectSpec::full)).collect()
 }

@@ -247,33 +247,46 @@ struct Measured<'a> {
     precise: bool,
 }
 
+/// What a server and its CPUs have used at one moment.
+#[derive(Clone, Copy)]
+struct Reading {
+    cpu: CpuTime,
+    busy_us: f64,
+    memory: Memory,
+}
+
 impl Measured<'_> {
     fn load(&self, work: &LoadWork, held: usize) -> Result<Sample, String> {
         let options = self.options(work, self.plan.warmup, self.plan.window);
         let held = Held::open(self.server.address, &options.requests[0], held)
             .map_err(|error| error.to_string())?;
-        let (outcome, cpu, busy_us) = self.measure(&options);
+        let (outcome, begin, end) = self.measure(&options);
+        let cpu = end.cpu.since(begin.cpu);
         let mut sample = sample_of(&outcome);
         let cpus = self.cpus().len().max(1) as f64;
-        let foreign_us = busy_us - cpu.total_us - outcome.cpu.as_secs_f64() * 1e6;
+        let foreign_us =
+            end.busy_us - begin.busy_us - cpu.total_us - outcome.cpu.as_secs_f64() * 1e6;
         sample.disturbed = (foreign_us / 1e6 / sample.elapsed_s / cpus).max(0.0);
         sample.cpu_us = cpu.total_us;
         sample.cpu_user_us = cpu.user_us;
         sample.cpu_user_error_us = if self.precise { 0.0 } else { cpu.user_error_us(self.hz) };
-        sample.memory = Memory::of(&self.server.pids());
+        sample.memory = end.memory;
         if held.lost() > 0 {
             sample.faults.insert("idle closed".into(), held.lost() as u64);
         }
         Ok(sample)
     }
 
-    /// Loads, and takes over the very window the server's CPU time and that of all on its CPUs.
-    fn measure(&self, options: &Options) -> (Outcome, CpuTime, f64) {
+    /// Loads, and reads at the window's two ends what the server and its CPUs have used.
+    fn measure(&self, options: &Options) -> (Outcome, Reading, Reading) {
         let (account, cpus) = (self.server.account(), self.cpus());
         let mut readings = Vec::with_capacity(2);
-        let outcome = load::run(options, &mut |_| readings.push((account.read(), busy_us(&cpus))));
-        let ((cpu_begin, busy_begin), (cpu_end, busy_end)) = (readings[0], readings[1]);
-        (outcome, cpu_end.since(cpu_begin), busy_end - busy_begin)
+        let outcome = load::run(options, &mut |_| {
+            // The CPU time first: the window ends with it.
+            let (cpu, busy_us) = (account.read(), busy_us(&cpus));
+            readings.push(Reading { cpu, busy_us, memory: Memory::of(&self.server.pids()) });
+        });
+        (outcome, readings[0], readings[1])
     }
 
     /// The CPUs of server and generator; none where they are not pinned.

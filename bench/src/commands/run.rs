@@ -114,7 +114,9 @@ fn plan(args: &Args) -> Result<Plan, Error> {
         return Err("server and load must be on CPUs of their own: see --server-cpus".into());
     }
     let absolute = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string());
+    let examples = args.emberd.with_file_name("examples");
     let values = Values::from([
+        ("examples".to_owned(), absolute(&examples)?),
         ("emberd".to_owned(), absolute(&args.emberd)?),
         ("built".to_owned(), absolute(&args.built)?),
     ]);

@@ -194,15 +194,16 @@ impl<'a> Engine<'a> {
             if now >= times.window_end && !self.draining {
                 self.draining = true;
             }
-            let late = now > times.window_end + DRAIN_MAX;
-            if self.draining && (self.outstanding == 0 || late) {
-                break;
-            }
             if now >= sweep_at {
                 self.sweep(now);
                 sweep_at = now + SWEEP_INTERVAL;
             }
+            // Before the end is looked for: what became due since the last turn is sent too.
             let wait = self.issue_due(now, times.window_end);
+            let late = now > times.window_end + DRAIN_MAX;
+            if self.draining && (self.outstanding == 0 || late) {
+                break;
+            }
             self.turn(&mut events, Some(wait));
         }
         if !self.aborted() {
