@@ -25,6 +25,9 @@ pub struct NicShape {
     pub rss_table: bool,
     /// Whether its queues have interrupts of their own that can be placed.
     pub interrupts: bool,
+    /// The earlier NIC, by index, that it stands in for when that one fails: it then serves the
+    /// same workers, as the slaves of an active-backup bond do.
+    pub stands_in_for: Option<usize>,
 }
 
 /// How new connections find their worker.
@@ -67,9 +70,19 @@ pub struct ReceiveSeat {
 /// its node, and NICs on one node share them out.
 pub fn plan(topology: &Topology, workers: &[WorkerPlan], nics: &[NicShape]) -> Vec<QueuePlan> {
     let cpus = distinct_cpus(workers);
-    let shares = partition(topology, &cpus, nics);
-    let plans = nics.iter().zip(&shares);
-    plans.map(|(nic, (local, spilled))| plan_nic(topology, local, spilled, nic)).collect()
+    let principals: Vec<usize> =
+        (0..nics.len()).filter(|&index| nics[index].stands_in_for.is_none()).collect();
+    let shapes: Vec<&NicShape> = principals.iter().map(|&index| &nics[index]).collect();
+    let shares = partition(topology, &cpus, &shapes);
+    let share_of = |index: usize| {
+        let principal = nics[index].stands_in_for.unwrap_or(index);
+        principals.iter().position(|&known| known == principal).unwrap_or(0)
+    };
+    let plan_of = |(index, nic)| {
+        let (local, spilled) = &shares[share_of(index)];
+        plan_nic(topology, local, spilled, nic)
+    };
+    nics.iter().enumerate().map(plan_of).collect()
 }
 
 /// The workers' CPUs in the workers' order, each once.
@@ -86,7 +99,7 @@ fn distinct_cpus(workers: &[WorkerPlan]) -> Vec<u32> {
 }
 
 /// For each NIC the CPUs near it, and those of no NIC's node that it has to serve as well.
-fn partition(topology: &Topology, cpus: &[u32], nics: &[NicShape]) -> Vec<(Vec<u32>, Vec<u32>)> {
+fn partition(topology: &Topology, cpus: &[u32], nics: &[&NicShape]) -> Vec<(Vec<u32>, Vec<u32>)> {
     let near = |cpu: u32, nic: &NicShape| match (nic.place.node, &nic.place.local_cpus) {
         (Some(node), _) => topology.node_of(cpu).is_none_or(|of_cpu| of_cpu == node),
         (None, Some(local)) => local.contains(cpu),
@@ -97,7 +110,7 @@ fn partition(topology: &Topology, cpus: &[u32], nics: &[NicShape]) -> Vec<(Vec<u
     // Workers that several NICs are near to are shared out among just those NICs.
     let mut by_nics: Vec<(Vec<usize>, Vec<u32>)> = Vec::new();
     for &cpu in cpus {
-        let near: Vec<usize> = (0..nics.len()).filter(|&nic| near(cpu, &nics[nic])).collect();
+        let near: Vec<usize> = (0..nics.len()).filter(|&nic| near(cpu, nics[nic])).collect();
         match by_nics.iter_mut().find(|(nics, _)| *nics == near) {
             _ if near.is_empty() => far.push(cpu),
             Some((_, cpus)) => cpus.push(cpu),

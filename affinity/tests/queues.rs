@@ -14,6 +14,7 @@ fn nic(node: Option<u32>, queues: u32, max: Option<u32>) -> NicShape {
         rx_queues_max: max,
         rss_table: true,
         interrupts: true,
+        stands_in_for: None,
     }
 }
 
@@ -88,6 +89,11 @@ fn two_nics_share_the_workers_out() {
     let together = planned(TWO_NODES, Numa::NicLocal, &vec![nic(Some(0), 8, Some(8)); 2]);
     assert_eq!(receive(&together[0]), ["0/", "2/", "4/", "6/"]);
     assert_eq!(receive(&together[1]), ["8/", "10/", "12/", "14/"]);
+    // Unless one of them only stands in for the other.
+    let backup = NicShape { stands_in_for: Some(0), ..nic(Some(0), 8, Some(8)) };
+    let pair = planned(TWO_NODES, Numa::NicLocal, &[nic(Some(0), 8, Some(8)), backup]);
+    assert_eq!(receive(&pair[0]), ["0/", "2/", "4/", "6/", "8/", "10/", "12/", "14/"]);
+    assert_eq!(receive(&pair[0]), receive(&pair[1]));
     // One worker for two NICs serves both.
     let lone = planned("pu:1", Numa::NicLocal, &[nic(None, 2, Some(2)), nic(None, 2, Some(2))]);
     assert_eq!(receive(&lone[0]), receive(&lone[1]));

@@ -1,0 +1,88 @@
+//! What costs requests time on this host and is not the tuner's to change: told, never touched.
+
+use serde::Serialize;
+
+use crate::host::{Host, exists, number};
+use crate::plan::NicPlan;
+
+/// Something seen on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was seen.
+    pub what: String,
+    /// What it costs, or whom it serves.
+    pub note: String,
+}
+
+/// Looks for all of them.
+pub fn look(host: &dyn Host, nics: &[NicPlan]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut add = |what: String, note: &str| found.push(Finding { what, note: note.to_string() });
+    if let Some(mitigated) = mitigations(host) {
+        add(
+            format!("CPU mitigations are on: {mitigated}"),
+            "each system call and interrupt pays for them; they keep other tenants' secrets",
+        );
+    }
+    if exists(host, "/run/auditd.pid") {
+        add(
+            "auditd is running".to_string(),
+            "with rules for system calls, each io_uring_enter is looked at",
+        );
+    }
+    if let Some(count) = number(host, "/proc/sys/net/netfilter/nf_conntrack_count") {
+        add(
+            format!("connection tracking is loaded ({count} entries)"),
+            "each packet is looked up, and a full table drops new connections",
+        );
+    }
+    for table in ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"] {
+        if let Ok(names) = host.read(table)
+            && !names.trim().is_empty()
+        {
+            let names = names.split_ascii_whitespace().collect::<Vec<_>>().join(", ");
+            add(format!("{table} has tables: {names}"), "each packet walks their rules");
+        }
+    }
+    let listeners = host.read("/proc/net/packet").map_or(0, |text| text.lines().skip(1).count());
+    if listeners > 0 {
+        add(
+            format!("{listeners} packet sockets are open (tcpdump, DHCP clients, lldpd)"),
+            "each packet may be copied to them",
+        );
+    }
+    if let Ok(qdisc) = host.read("/proc/sys/net/core/default_qdisc") {
+        add(
+            format!("the default queueing discipline is {qdisc}"),
+            "each packet sent goes through it: once a queue (mq) on a multi-queue NIC",
+        );
+    }
+    if let Some(governor) = governor(host) {
+        add(
+            format!("CPU frequency governor: {governor}"),
+            "cores that clock up first delay the first request; [tune] governor sets another",
+        );
+    }
+    for nic in nics.iter().filter(|nic| !nic.nic.is_physical()) {
+        add(
+            format!("{} is a virtual device without interrupts", nic.nic.id.name),
+            "its packets are handled on the sender's CPU: connections are steered by hash",
+        );
+    }
+    found
+}
+
+fn mitigations(host: &dyn Host) -> Option<String> {
+    let directory = "/sys/devices/system/cpu/vulnerabilities";
+    let names = host.list(directory).ok()?;
+    let on = names.into_iter().filter(|name| {
+        host.read(&format!("{directory}/{name}")).is_ok_and(|text| text.starts_with("Mitigation"))
+    });
+    let on: Vec<String> = on.collect();
+    (!on.is_empty()).then(|| on.join(", "))
+}
+
+fn governor(host: &dyn Host) -> Option<String> {
+    let governor = host.read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").ok()?;
+    (governor != "performance").then_some(governor)
+}

@@ -1,0 +1,480 @@
+//! Apply, status and revert on fake machines, in fair weather and foul.
+
+mod common;
+
+use std::fs;
+
+use common::machines::{self, Machine};
+use ember_affinity::CpuSet;
+use ember_sysctl::apply::{self, Applied, ApplyError, Options, Verdict};
+use ember_sysctl::ethtool::CoalesceField;
+use ember_sysctl::knobs::Group;
+use ember_sysctl::plan::{self, Action};
+use ember_sysctl::revert::{self, Taken};
+use ember_sysctl::status::{self, Status};
+use ember_sysctl::wishes::{BusyPoll, ChannelsWish, SysctlValue};
+use ember_sysctl::{Plan, render};
+use proptest::prelude::*;
+
+fn apply(machine: &Machine) -> Applied {
+    let options = Options::default();
+    apply::apply(&machine.host, &machine.state_directory(), machine.input(), options)
+        .expect("apply")
+}
+
+fn status(machine: &Machine) -> Status {
+    status::status(&machine.host, &machine.state_directory(), machine.input()).expect("status")
+}
+
+fn revert(machine: &Machine) -> Vec<Taken> {
+    revert::revert(&machine.host, &machine.state_directory()).expect("revert")
+}
+
+fn verdict<'a>(applied: &'a Applied, key: &str) -> &'a Verdict {
+    &applied.done.iter().find(|done| done.key == key).expect(key).verdict
+}
+
+fn changes(plan: &Plan) -> Vec<String> {
+    plan.changes().map(|knob| format!("{}={}", knob.key, knob.new)).collect()
+}
+
+#[test]
+fn apply_then_revert_is_the_identity_and_a_second_apply_is_empty() {
+    for name in machines::ALL {
+        let machine = machines::machine(name);
+        let before = machine.host.snapshot();
+        assert_eq!(status(&machine).code(), status::DRIFT, "{name}");
+        let planned: Vec<String> = machine.plan().changes().map(|knob| knob.key.clone()).collect();
+        let applied = apply(&machine);
+        for done in &applied.done {
+            let well = matches!(done.verdict, Verdict::Applied | Verdict::Pending(_));
+            assert!(well, "{name}: {done:?}");
+            assert!(planned.contains(&done.key), "{name}: {} was not announced", done.key);
+        }
+        assert_eq!(applied.done.len(), planned.len(), "{name}");
+        assert_ne!(machine.host.snapshot(), before, "{name}");
+        assert_eq!(changes(&machine.plan()), [""; 0], "{name}");
+        assert_eq!(apply(&machine).done, [], "{name}");
+        let status = status(&machine);
+        assert_eq!((status.code(), status.applied), (status::IN_SYNC, true), "{name}");
+        let taken = revert(&machine);
+        assert!(
+            taken.iter().all(|t| !matches!(t.verdict, revert::Verdict::Failed(_))),
+            "{taken:?}"
+        );
+        let mut after = machine.host.snapshot();
+        // An interrupt's effective CPU follows its next firing, not a write of ours.
+        let settled = |path: &std::path::Path| !path.ends_with("effective_affinity");
+        after.retain(|path, _| settled(path));
+        let mut before = before;
+        before.retain(|path, _| settled(path));
+        assert_eq!(after, before, "{name}");
+        assert_eq!(revert(&machine), [], "{name}: reverting twice is harmless");
+        assert!(!machine.state_directory().join("tune.journal").exists());
+    }
+}
+
+#[test]
+fn opt_in_knobs_are_applied_and_taken_back_too() {
+    let mut machine = machines::machine("ice-smt");
+    machine.wishes.ring_rx = Some(4001);
+    machine.wishes.coalesce.insert(CoalesceField::RxUsecs, 8);
+    machine.wishes.coalesce.insert(CoalesceField::AdaptiveRx, 0);
+    machine.wishes.coalesce.insert(CoalesceField::TxFrames, 1);
+    machine.wishes.governor = Some("performance".to_string());
+    machine.wishes.features.insert("rx-gro".to_string(), false);
+    machine.wishes.sysctl.insert("net.core.somaxconn".into(), SysctlValue("8192".into()));
+    machine.wishes.sysctl.insert("net.ipv4.no_such".into(), SysctlValue("1".into()));
+    machine.wishes.busy_poll = Some(BusyPoll {
+        defer_hard_irqs: 2,
+        gro_flush_timeout_ns: 200_000,
+        irq_suspend_timeout_ns: 0,
+    });
+    for cpu in 0..16 {
+        let governor = format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
+        machine.host.put(&governor, "schedutil");
+    }
+    let before = machine.host.snapshot();
+    let applied = apply(&machine);
+    // The driver rounds up to what its hardware can do, and that is as near as it gets.
+    assert_eq!(*verdict(&applied, "eth0:ring-rx"), Verdict::Adjusted("4008".to_string()));
+    assert_eq!(*verdict(&applied, "eth0:coalesce-rx-usecs"), Verdict::Applied);
+    assert_eq!(*verdict(&applied, "eth0:napi-7-defer-hard-irqs"), Verdict::Applied);
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "8192");
+    let governed = applied.done.iter().filter(|done| done.group == Group::Governor);
+    assert_eq!(governed.count(), 8, "the workers' CPUs and no others");
+    let status = status(&machine);
+    assert_eq!(status.code(), status::IN_SYNC, "{:?}", status.drifted().collect::<Vec<_>>());
+    revert(&machine);
+    let mut after = machine.host.snapshot();
+    after.retain(|path, _| !path.ends_with("effective_affinity"));
+    let mut before = before;
+    before.retain(|path, _| !path.ends_with("effective_affinity"));
+    assert_eq!(after, before);
+}
+
+#[test]
+fn what_someone_else_changed_since_is_left_alone() {
+    let machine = machines::machine("mlx5-two-nodes");
+    apply(&machine);
+    machine.host.put("/proc/sys/net/core/somaxconn", "1024");
+    machine.host.put("/irqbalance", "9 100");
+    let foreign = revert(&machine);
+    let verdict = |key: &str| &foreign.iter().find(|taken| taken.key == key).expect(key).verdict;
+    assert_eq!(*verdict("net.core.somaxconn"), revert::Verdict::Foreign("1024".to_string()));
+    assert_eq!(*verdict("irqbalance"), revert::Verdict::Foreign("9 100".to_string()));
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "1024");
+    assert_eq!(machine.host.text("/proc/sys/net/ipv4/tcp_fin_timeout"), "60");
+}
+
+#[test]
+fn the_first_old_value_wins() {
+    let mut machine = machines::machine("virtio-one-queue");
+    apply(&machine);
+    machine.wishes.sysctl.insert("net.core.somaxconn".into(), SysctlValue("9000".into()));
+    apply(&machine);
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "9000");
+    revert(&machine);
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "4096");
+}
+
+#[test]
+fn drift_is_seen_and_interrupts_are_counted() {
+    let machine = machines::machine("mlx5-two-nodes");
+    apply(&machine);
+    assert_eq!(status(&machine).misaligned(), [("eth0".to_string(), 0)]);
+    let everywhere = machine.host.all_cpus_mask();
+    machine.host.put("/proc/irq/100/smp_affinity", &everywhere);
+    machine.host.put("/proc/irq/103/smp_affinity", &everywhere);
+    let status = status(&machine);
+    assert_eq!(status.code(), status::DRIFT);
+    assert_eq!(status.misaligned(), [("eth0".to_string(), 2)]);
+    let keys: Vec<&str> = status.drifted().map(|check| check.key.as_str()).collect();
+    assert_eq!(keys, ["eth0:irq-rx-0", "eth0:irq-rx-3"]);
+}
+
+#[test]
+fn another_boot_voids_the_journal() {
+    let machine = machines::machine("virtio-one-queue");
+    apply(&machine);
+    machine.host.put("/proc/sys/kernel/random/boot_id", "another");
+    machine.host.put("/proc/sys/net/core/somaxconn", "100");
+    assert_eq!(revert(&machine), []);
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "100");
+    apply(&machine);
+    revert(&machine);
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "100");
+}
+
+#[test]
+fn one_at_a_time() {
+    let machine = machines::machine("virtio-one-queue");
+    let directory = machine.state_directory();
+    let held = ember_sysctl::journal::Journal::open(&machine.host, &directory).expect("journal");
+    let refused = apply::apply(&machine.host, &directory, machine.input(), Options::default());
+    assert!(matches!(refused, Err(ApplyError::Journal(_))), "{refused:?}");
+    drop(held);
+    assert!(!apply(&machine).done.is_empty());
+}
+
+#[test]
+fn refusals_by_the_kernel_are_told_and_the_rest_goes_on() {
+    let told = |errno, part| {
+        let machine = machines::machine("mlx5-two-nodes");
+        machine.host.fail(part, true, errno);
+        let applied = apply(&machine);
+        let status = status(&machine);
+        assert_eq!(status.code(), status::IN_SYNC, "what is refused for good is no drift");
+        revert(&machine);
+        assert_eq!(machine.host.text("/proc/sys/net/ipv4/tcp_fin_timeout"), "60");
+        applied
+    };
+    let reason = |applied: &Applied, key: &str| match verdict(applied, key) {
+        Verdict::Skipped(reason) => reason.clone(),
+        other => panic!("{key}: {other:?}"),
+    };
+    let managed = told(libc::EIO, "/proc/irq/102/");
+    assert!(reason(&managed, "eth0:irq-rx-2").contains("manages this interrupt itself"));
+    assert_eq!(*verdict(&managed, "eth0:irq-rx-3"), Verdict::Applied);
+    let managed = told(libc::EPERM, "/proc/irq/102/");
+    assert!(reason(&managed, "eth0:irq-rx-2").contains("immutable"));
+    let wide = told(libc::EOVERFLOW, "/proc/irq/102/");
+    assert!(reason(&wide, "eth0:irq-rx-2").contains("refused"));
+    let denied = told(libc::EPERM, "tx-0/xps_cpus");
+    assert!(reason(&denied, "eth0:xps-0").contains("run as root"));
+    let stuck = told(libc::EBUSY, "eth0 channels");
+    assert!(reason(&stuck, "eth0:channels").contains("refused"));
+}
+
+#[test]
+fn a_container_skips_its_read_only_sysctls() {
+    let machine = machines::machine("virtio-one-queue");
+    machine.host.fail("/proc/sys/", true, libc::EROFS);
+    let before = machine.host.text("/proc/sys/net/core/somaxconn");
+    let applied = apply(&machine);
+    for done in applied.done.iter().filter(|done| done.group == Group::Sysctl) {
+        let Verdict::Skipped(reason) = &done.verdict else { panic!("{done:?}") };
+        assert!(reason.contains("read-only") && reason.contains("--format script"), "{reason}");
+    }
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), before);
+}
+
+#[test]
+fn without_the_right_to_tune_nothing_is_touched() {
+    let machine = machines::machine("ice-smt");
+    machine.host.put("/proc/self/status", "Name:\temberd\nCapEff:\t0000000000000000");
+    let before = machine.host.snapshot();
+    let refused = apply::apply(
+        &machine.host,
+        &machine.state_directory(),
+        machine.input(),
+        Options::default(),
+    );
+    assert!(matches!(refused, Err(ApplyError::NotPermitted)), "{refused:?}");
+    assert_eq!(machine.host.snapshot(), before);
+    assert_eq!(*machine.host.writes.borrow(), [""; 0]);
+    assert!(!machine.state_directory().exists());
+}
+
+#[test]
+fn other_owners_are_refused_unless_forced() {
+    let owned = |files: &[(&str, &str)]| {
+        let machine = machines::machine("ice-smt");
+        files.iter().for_each(|(path, text)| machine.host.put(path, text));
+        let directory = machine.state_directory();
+        let before = machine.host.snapshot();
+        let refused = apply::apply(&machine.host, &directory, machine.input(), Options::default());
+        assert_eq!(machine.host.snapshot(), before);
+        let Err(ApplyError::Conflicts(conflicts)) = refused else { panic!("{refused:?}") };
+        let forced = Options { force: true };
+        let applied = apply::apply(&machine.host, &directory, machine.input(), forced);
+        assert!(!applied.expect("forced").done.is_empty());
+        conflicts
+    };
+    let tuned = owned(&[
+        ("/run/tuned/tuned.pid", "812"),
+        ("/proc/812/comm", "tuned"),
+        ("/etc/tuned/active_profile", "network-latency"),
+    ]);
+    assert!(tuned[0].owner.contains("network-latency") && tuned[0].mend.contains("--force"));
+    let files = owned(&[
+        (
+            "/etc/sysctl.d/50-mine.conf",
+            "# net.ipv4.tcp_fin_timeout = 3\n-net/core/somaxconn = 1024",
+        ),
+        ("/usr/lib/sysctl.d/50-mine.conf", "net.ipv4.tcp_fin_timeout = 5"),
+        ("/etc/sysctl.conf", "net.ipv4.tcp_fin_timeout = 15"),
+    ]);
+    assert_eq!(files.len(), 1, "a hidden file and one that says the same are no conflict");
+    assert_eq!(files[0].keys, ["net.core.somaxconn"]);
+    let link = owned(&[("/etc/systemd/network/10-nic.link", "[Link]\nIRQAffinityPolicy=spread")]);
+    assert_eq!(link[0].keys.len(), 8);
+    // tuned's process id has gone to someone else.
+    let machine = machines::machine("ice-smt");
+    machine.host.put("/run/tuned/tuned.pid", "812");
+    machine.host.put("/proc/812/comm", "bash");
+    assert_eq!(machine.plan().conflicts, []);
+}
+
+#[test]
+fn channels_stay_where_the_operators_session_goes_over_the_nic() {
+    let mut machine = machines::machine("ice-smt");
+    machine.host.put("/sessions", "eth0");
+    let plan = machine.plan();
+    let channels = plan.knobs.iter().find(|knob| knob.group == Group::Channels).expect("knob");
+    let Action::Skip(reason) = &channels.action else { panic!("{channels:?}") };
+    assert!(reason.contains("--confirm"), "{reason}");
+    assert_eq!(channels.new, "rx 0 tx 0 combined 8");
+    let irqs = plan.changes().filter(|knob| knob.group == Group::Irq).count();
+    assert_eq!(irqs, 16, "all sixteen queues stay and are placed");
+    apply(&machine);
+    assert_eq!(status(&machine).code(), status::IN_SYNC);
+    revert(&machine);
+    machine.wishes.channels = ChannelsWish::Always;
+    assert!(changes(&machine.plan()).contains(&"eth0:channels=rx 0 tx 0 combined 8".to_string()));
+    machine.wishes.channels = ChannelsWish::Count(4);
+    assert!(changes(&machine.plan()).contains(&"eth0:channels=rx 0 tx 0 combined 4".to_string()));
+    machine.wishes.channels = ChannelsWish::Keep;
+    assert_eq!(machine.plan().knobs.iter().filter(|k| k.group == Group::Channels).count(), 0);
+}
+
+#[test]
+fn growing_channels_waits_for_the_new_queues() {
+    let machine = machines::machine("ice-smt");
+    machine.host.put(
+        "/ethtool/eth0/channels",
+        r#"{"rx":0,"tx":0,"combined":16,"rx_max":0,"tx_max":0,"combined_max":16}"#,
+    );
+    use ember_sysctl::host::Host;
+    let shrunk = machine
+        .host
+        .channels("eth0")
+        .map(|now| ember_sysctl::ethtool::Channels { combined: 2, ..now });
+    machine.host.set_channels("eth0", &shrunk.expect("channels")).expect("shrink");
+    let plan = machine.plan();
+    let later: Vec<&str> = plan
+        .knobs
+        .iter()
+        .filter(|knob| knob.action == Action::Later)
+        .map(|knob| knob.key.as_str())
+        .collect();
+    assert!(later.contains(&"eth0:irq-rx-7") && later.contains(&"eth0:xps-2"), "{later:?}");
+    let applied = apply(&machine);
+    assert!(matches!(verdict(&applied, "eth0:irq-rx-7"), Verdict::Applied));
+    assert_eq!(status(&machine).code(), status::IN_SYNC);
+    revert(&machine);
+    assert_eq!(machine.host.channels("eth0").expect("channels").combined, 2);
+}
+
+#[test]
+fn names_in_only_and_skip_choose_and_unknown_ones_are_errors() {
+    let mut machine = machines::machine("ice-smt");
+    machine.wishes.only = vec!["irq".to_string(), "net.core.somaxconn".to_string()];
+    let plan = machine.plan();
+    assert!(plan.changes().all(|k| k.group == Group::Irq || k.key == "net.core.somaxconn"));
+    assert_eq!(plan.changes().count(), 17, "sixteen queues, since their number is to stay");
+    machine.wishes.only = Vec::new();
+    machine.wishes.skip = vec!["eth0:channels".to_string(), "sysctl".to_string()];
+    assert!(
+        machine.plan().changes().all(|k| k.group != Group::Sysctl && k.group != Group::Channels)
+    );
+    machine.wishes.skip = vec!["dragons".to_string()];
+    let error = Plan::make(&machine.host, machine.input()).expect_err("unknown");
+    assert!(error.to_string().contains("dragons"), "{error}");
+    machine.wishes.skip = Vec::new();
+    machine.wishes.nics = vec!["eth9".to_string()];
+    let error = Plan::make(&machine.host, machine.input()).expect_err("no NIC");
+    assert!(error.to_string().contains("eth9"), "{error}");
+}
+
+#[test]
+fn the_slaves_of_an_active_backup_bond_serve_the_same_workers() {
+    let machine = machines::machine("bond");
+    machine.host.put("/sys/class/net/bond0/bonding/mode", "active-backup 1");
+    let plan = machine.plan();
+    assert_eq!(plan.nics[0].queues.receive, plan.nics[1].queues.receive);
+    assert_eq!(plan.nics[0].nic.rx_queues.len(), 4);
+    assert_eq!(plan.nics[0].queues.channels, Some(8));
+}
+
+#[test]
+fn a_device_that_is_gone_does_not_stop_a_revert() {
+    let machine = machines::machine("two-nics");
+    apply(&machine);
+    machine.host.remove("/sys/class/net/eth1");
+    let taken = revert(&machine);
+    let gone = taken.iter().filter(|taken| matches!(taken.verdict, revert::Verdict::Gone(_)));
+    assert!(gone.count() > 10);
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "4096");
+    assert_eq!(revert(&machine), []);
+}
+
+#[test]
+fn unreadable_knobs_cannot_be_told() {
+    let machine = machines::machine("virtio-one-queue");
+    apply(&machine);
+    machine.host.fail("somaxconn", false, libc::EIO);
+    assert_eq!(status(&machine).code(), status::CANNOT_TELL);
+}
+
+#[test]
+fn a_host_with_nothing_to_tune_is_unsupported() {
+    let mut machine = machines::machine("virtio-one-queue");
+    machine.wishes.only = vec!["xps".to_string()];
+    for sysctl in ["core", "ipv4"] {
+        machine.host.remove(&format!("/proc/sys/net/{sysctl}"));
+    }
+    machine.host.remove("/sys/class/net/eth0");
+    machine.host.remove("/proc/net/route");
+    assert_eq!(status(&machine).code(), status::UNSUPPORTED);
+}
+
+#[test]
+fn the_script_and_the_json_say_what_apply_does() {
+    let machine = machines::machine("ice-smt");
+    let plan = machine.plan();
+    let script = render::script(&machine.host, &plan);
+    for line in [
+        "ethtool -L eth0 combined 8",
+        "ethtool -K eth0 tx-tcp-segmentation on",
+        "echo 2 > /proc/irq/101/smp_affinity_list",
+        "echo 00000004 > /sys/class/net/eth0/queues/tx-1/xps_cpus",
+        "# undo: sysctl -w net.core.somaxconn=4096",
+        "sysctl -w net.core.somaxconn=65535",
+    ] {
+        assert!(script.lines().any(|has| has == line), "{line} in\n{script}");
+    }
+    let checked = std::process::Command::new("sh").arg("-n").arg("-c").arg(&script).status();
+    assert!(checked.expect("sh").success());
+    let json: serde_json::Value = serde_json::from_str(&render::json(&plan)).expect("json");
+    let knob = json["knobs"]
+        .as_array()
+        .expect("knobs")
+        .iter()
+        .find(|knob| knob["key"] == "net.core.somaxconn")
+        .expect("somaxconn");
+    assert_eq!((&knob["old"], &knob["new"]), (&"4096".into(), &"65535".into()));
+    for field in ["target", "why", "effect", "risk", "undo", "action"] {
+        assert!(knob[field].is_string(), "{field} in {knob}");
+    }
+}
+
+#[test]
+fn a_torn_last_line_is_cut_and_a_damaged_one_is_named() {
+    let machine = machines::machine("virtio-one-queue");
+    apply(&machine);
+    let journal = machine.state_directory().join("tune.journal");
+    let whole = fs::read_to_string(&journal).expect("journal");
+    fs::write(&journal, format!("{whole}{{\"record\":\"int")).expect("write");
+    assert_eq!(status(&machine).code(), status::IN_SYNC);
+    revert(&machine);
+    assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "4096");
+    fs::write(&journal, format!("{whole}nonsense\n")).expect("write");
+    let error = revert::revert(&machine.host, &machine.state_directory()).expect_err("damaged");
+    assert!(error.to_string().contains("line"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever the machine and the wishes: every mask that is written is non-empty and of
+    /// usable CPUs, what is applied reads back in sync, a second apply is empty, and revert
+    /// brings every byte back.
+    #[test]
+    fn plans_hold_on_any_machine(
+        name in prop::sample::select(machines::ALL.to_vec()),
+        count in prop::option::of(1u16..5),
+        threads in prop::option::of(1u16..9),
+        all_nodes in any::<bool>(),
+        wish in prop::sample::select(vec![
+            ChannelsWish::Auto, ChannelsWish::Keep, ChannelsWish::Count(3),
+        ]),
+        skip in prop::collection::vec(
+            prop::sample::select(Group::ALL.map(Group::name).to_vec()), 0..3),
+    ) {
+        let mut machine = machines::machine(name);
+        machine.workers.count = count;
+        machine.workers.threads = threads;
+        if all_nodes {
+            machine.workers.numa = ember_affinity::Numa::All;
+        }
+        machine.wishes.channels = wish;
+        machine.wishes.skip = skip.into_iter().map(str::to_string).collect();
+        let usable = machine.topology.usable_cpus();
+        for knob in machine.plan().changes() {
+            let Some(cpus): Option<CpuSet> = plan::cpus_of(knob) else { continue };
+            prop_assert!(cpus.is_subset(&usable), "{knob:?}");
+            prop_assert!(!cpus.is_empty() || knob.group == Group::Rps, "{knob:?}");
+        }
+        let settled = |mut files: std::collections::BTreeMap<std::path::PathBuf, Vec<u8>>| {
+            files.retain(|path, _| !path.ends_with("effective_affinity"));
+            files
+        };
+        let before = settled(machine.host.snapshot());
+        apply(&machine);
+        prop_assert_eq!(changes(&machine.plan()), [""; 0]);
+        prop_assert_eq!(status(&machine).code(), status::IN_SYNC);
+        revert(&machine);
+        prop_assert!(settled(machine.host.snapshot()) == before, "{} is not as it was", name);
+    }
+}
