@@ -292,6 +292,16 @@ impl Ethtool {
 }
 
 impl CoalesceField {
+    /// All of them.
+    pub const ALL: [CoalesceField; 6] = [
+        CoalesceField::RxUsecs,
+        CoalesceField::RxFrames,
+        CoalesceField::TxUsecs,
+        CoalesceField::TxFrames,
+        CoalesceField::AdaptiveRx,
+        CoalesceField::AdaptiveTx,
+    ];
+
     /// Its place in the kernel's struct ethtool_coalesce, in words.
     fn index(self) -> usize {
         match self {

@@ -33,6 +33,10 @@ pub enum NapiField {
 }
 
 impl NapiField {
+    /// All of them.
+    pub const ALL: [NapiField; 3] =
+        [NapiField::DeferHardIrqs, NapiField::GroFlushTimeoutNs, NapiField::IrqSuspendTimeoutNs];
+
     /// Its name in keys.
     pub fn name(self) -> &'static str {
         match self {

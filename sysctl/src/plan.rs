@@ -13,7 +13,6 @@ use crate::findings::{self, Finding};
 use crate::host::Host;
 use crate::irqs::Role;
 use crate::knobs::{self, Group, Rule, Truth};
-use crate::netdev::NapiField;
 use crate::nic::{self, Nic};
 use crate::owners::{self, Conflict};
 use crate::render;
@@ -328,13 +327,8 @@ impl Maker<'_> {
     }
 
     fn busy_poll(&mut self, plan: &NicPlan, queue: u32) {
-        let Some(wish) = self.wishes.busy_poll else { return };
-        for (field, value) in [
-            (NapiField::DeferHardIrqs, wish.defer_hard_irqs),
-            (NapiField::GroFlushTimeoutNs, wish.gro_flush_timeout_ns),
-            (NapiField::IrqSuspendTimeoutNs, wish.irq_suspend_timeout_ns),
-        ] {
-            self.of_nic(Group::Busypoll, plan, NicKnob::Napi(queue, field), value.to_string());
+        for (field, value) in &self.wishes.busy_poll {
+            self.of_nic(Group::Busypoll, plan, NicKnob::Napi(queue, *field), value.to_string());
         }
     }
 
@@ -394,7 +388,7 @@ impl Maker<'_> {
         }
         for (name, value) in &wishes.sysctl {
             let known = knobs::SYSCTLS.iter().find(|sysctl| sysctl.name == name);
-            self.add(Group::Sysctl, Target::Sysctl(name.clone()), value.0.clone());
+            self.add(Group::Sysctl, Target::Sysctl(name.clone()), value.clone());
             if let (Some(known), Some(knob)) = (known, self.knobs.last_mut()) {
                 knob.truth = known.truth;
             }

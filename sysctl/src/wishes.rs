@@ -1,16 +1,12 @@
-//! What an operator asks of the tuner: the `[tune]` section of the config.
+//! What an operator asks of the tuner: the `[tune]` section of the config, and its options.
 
 use std::collections::BTreeMap;
-use std::fmt;
-
-use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ethtool::CoalesceField;
+use crate::netdev::NapiField;
 
-/// The `[tune]` section. The default tunes what TUNING.md calls safe and leaves the rest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// What is asked. The default tunes what is safe on any host and leaves the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
     /// The interfaces that requests come in by; empty: those of the default routes.
     pub nics: Vec<String>,
@@ -19,7 +15,7 @@ pub struct Wishes {
     /// Not these groups, sysctls or knob keys.
     pub skip: Vec<String>,
     /// Another value for a sysctl than the plan's own, or a further sysctl.
-    pub sysctl: BTreeMap<String, SysctlValue>,
+    pub sysctl: BTreeMap<String, String>,
     /// Offloads to turn on or off besides the plan's own, by the kernel's names.
     pub features: BTreeMap<String, bool>,
     /// How many queues.
@@ -30,17 +26,13 @@ pub struct Wishes {
     pub ring_tx: Option<u32>,
     /// Coalescing settings; those not named are left.
     pub coalesce: BTreeMap<CoalesceField, u32>,
-    /// Per-NAPI busy-poll settings; none: leave them.
-    pub busy_poll: Option<BusyPoll>,
+    /// Per-NAPI busy-poll settings; those not named are left.
+    pub busy_poll: BTreeMap<NapiField, u32>,
     /// Frequency governor of the workers' CPUs; none: leave it.
     pub governor: Option<String>,
     /// Size of the flow table where packets are spread by software; none: 32768.
     pub rps_flow_entries: Option<u32>,
 }
-
-/// A sysctl's value: a number, or a text where the kernel wants several numbers or a word.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SysctlValue(pub String);
 
 /// How many queues a NIC shall have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,62 +48,60 @@ pub enum ChannelsWish {
     Count(u32),
 }
 
-/// Interrupts off while the application polls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BusyPoll {
-    /// Empty polls before interrupts are turned on again.
-    pub defer_hard_irqs: u32,
-    /// Nanoseconds after which polling goes on without an interrupt.
-    pub gro_flush_timeout_ns: u32,
-    /// Nanoseconds for which interrupts stay off while the application polls.
-    #[serde(default)]
-    pub irq_suspend_timeout_ns: u32,
-}
+/// The word that leaves an item of the plan out.
+const SKIP: &str = "skip";
 
-impl Serialize for SysctlValue {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for SysctlValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SysctlValue, D::Error> {
-        struct Either;
-        impl Visitor<'_> for Either {
-            type Value = SysctlValue;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a number or a text")
+impl Wishes {
+    /// Takes one entry of `[tune] set`: an item of the plan and its value, or `skip`.
+    ///
+    /// # Errors
+    /// In words, for a value that the item cannot have.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if value == SKIP {
+            self.skip.push(name.to_string());
+            return Ok(());
+        }
+        let number = || {
+            let wrong = |_| format!("{name}: {value:?} is neither a number nor \"skip\"");
+            value.parse::<u32>().map_err(wrong)
+        };
+        match name {
+            "channels" => self.channels = value.parse()?,
+            "ring-rx" => self.ring_rx = Some(number()?),
+            "ring-tx" => self.ring_tx = Some(number()?),
+            "rps-flow-entries" => self.rps_flow_entries = Some(number()?),
+            "governor" => self.governor = Some(value.to_string()),
+            _ if let Some(field) = name.strip_prefix("coalesce-") => {
+                let known = CoalesceField::ALL.into_iter().find(|known| known.name() == field);
+                let names = || CoalesceField::ALL.map(CoalesceField::name).join(", ");
+                let field = known.ok_or_else(|| format!("{name}: it is one of {}", names()))?;
+                self.coalesce.insert(field, number()?);
             }
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<SysctlValue, E> {
-                Ok(SysctlValue(value.to_string()))
+            _ if let Some(field) = name.strip_prefix("busypoll-") => {
+                let known = NapiField::ALL.into_iter().find(|known| known.name() == field);
+                let names = || NapiField::ALL.map(NapiField::name).join(", ");
+                let field = known.ok_or_else(|| format!("{name}: it is one of {}", names()))?;
+                self.busy_poll.insert(field, number()?);
             }
-            fn visit_u64<E: de::Error>(self, value: u64) -> Result<SysctlValue, E> {
-                Ok(SysctlValue(value.to_string()))
+            _ if let Some(feature) = name.strip_prefix("feature-") => {
+                let on = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(format!("{name}: {value:?} is none of on, off, skip")),
+                };
+                self.features.insert(feature.to_string(), on);
             }
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<SysctlValue, E> {
-                Ok(SysctlValue(value.to_string()))
+            _ if name.contains('.') && !name.contains([':', '/']) => {
+                self.sysctl.insert(name.to_string(), value.to_string());
+            }
+            _ => {
+                return Err(format!(
+                    "{name}: the plan has no such item that could be given a value; sysctls go by \
+                     their dotted names, and any group or key can be set to \"skip\""
+                ));
             }
         }
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl Serialize for ChannelsWish {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            ChannelsWish::Auto => serializer.serialize_str("auto"),
-            ChannelsWish::Always => serializer.serialize_str("always"),
-            ChannelsWish::Keep => serializer.serialize_str("keep"),
-            ChannelsWish::Count(count) => serializer.serialize_u32(*count),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for ChannelsWish {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ChannelsWish, D::Error> {
-        let SysctlValue(text) = SysctlValue::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        Ok(())
     }
 }
 
@@ -125,7 +115,9 @@ impl std::str::FromStr for ChannelsWish {
             "keep" => Ok(ChannelsWish::Keep),
             number => match number.parse() {
                 Ok(count) if count > 0 => Ok(ChannelsWish::Count(count)),
-                _ => Err(format!("{text:?} is none of auto, always, keep, or a number")),
+                _ => Err(format!(
+                    "channels: {text:?} is none of auto, always, keep, skip, or a number"
+                )),
             },
         }
     }
@@ -136,17 +128,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_section_reads_and_writes_back() {
-        let text = r#"{"nics":["eth0"],"skip":["xps"],"sysctl":{"net.core.somaxconn":4096,
-            "net.ipv4.tcp_rmem":"4096 131072 6291456"},"channels":8,
-            "coalesce":{"rx-usecs":8,"adaptive-rx":0}}"#;
-        let wishes: Wishes = serde_json::from_str(text).expect("wishes");
-        assert_eq!(wishes.channels, ChannelsWish::Count(8));
-        assert_eq!(wishes.sysctl["net.core.somaxconn"], SysctlValue("4096".to_string()));
-        assert_eq!(wishes.coalesce[&CoalesceField::AdaptiveRx], 0);
-        let again = serde_json::to_string(&wishes).expect("text");
-        assert_eq!(serde_json::from_str::<Wishes>(&again).expect("again"), wishes);
-        assert!(serde_json::from_str::<Wishes>(r#"{"channels":"many"}"#).is_err());
-        assert!(serde_json::from_str::<Wishes>(r#"{"nic":"eth0"}"#).is_err());
+    fn every_item_takes_its_values_and_no_others() {
+        let mut wishes = Wishes::default();
+        for (name, value) in [
+            ("net.core.somaxconn", "4096"),
+            ("net.ipv4.tcp_rmem", "4096 131072 6291456"),
+            ("channels", "8"),
+            ("ring-rx", "4096"),
+            ("coalesce-rx-usecs", "8"),
+            ("busypoll-defer-hard-irqs", "2"),
+            ("feature-rx-gro", "off"),
+            ("governor", "performance"),
+            ("rps-flow-entries", "65536"),
+            ("xps", "skip"),
+            ("eth0:irq-rx-3", "skip"),
+        ] {
+            wishes.set(name, value).expect(name);
+        }
+        assert_eq!(wishes.sysctl["net.ipv4.tcp_rmem"], "4096 131072 6291456");
+        assert_eq!((wishes.channels, wishes.ring_rx), (ChannelsWish::Count(8), Some(4096)));
+        assert_eq!(wishes.coalesce[&CoalesceField::RxUsecs], 8);
+        assert_eq!(wishes.busy_poll[&NapiField::DeferHardIrqs], 2);
+        assert!(!wishes.features["rx-gro"]);
+        assert_eq!(wishes.skip, ["xps", "eth0:irq-rx-3"]);
+        for (name, value) in [
+            ("channels", "many"),
+            ("channels", "0"),
+            ("ring-rx", "big"),
+            ("coalesce-sometimes", "8"),
+            ("busypoll-x", "1"),
+            ("feature-rx-gro", "1"),
+            ("xps", "on"),
+            ("eth0:irq-rx-3", "0-3"),
+            ("/proc/sys/net.core.somaxconn", "1"),
+        ] {
+            let error = wishes.set(name, value).expect_err(name);
+            assert!(error.starts_with(name), "{error}");
+        }
     }
 }

@@ -7,12 +7,11 @@ use std::fs;
 use common::machines::{self, Machine};
 use ember_affinity::CpuSet;
 use ember_sysctl::apply::{self, Applied, ApplyError, Options, Verdict};
-use ember_sysctl::ethtool::CoalesceField;
 use ember_sysctl::knobs::Group;
 use ember_sysctl::plan::{self, Action};
 use ember_sysctl::revert::{self, Taken};
 use ember_sysctl::status::{self, Status};
-use ember_sysctl::wishes::{BusyPoll, ChannelsWish, SysctlValue};
+use ember_sysctl::wishes::ChannelsWish;
 use ember_sysctl::{Plan, render};
 use proptest::prelude::*;
 
@@ -77,19 +76,20 @@ fn apply_then_revert_is_the_identity_and_a_second_apply_is_empty() {
 #[test]
 fn opt_in_knobs_are_applied_and_taken_back_too() {
     let mut machine = machines::machine("ice-smt");
-    machine.wishes.ring_rx = Some(4001);
-    machine.wishes.coalesce.insert(CoalesceField::RxUsecs, 8);
-    machine.wishes.coalesce.insert(CoalesceField::AdaptiveRx, 0);
-    machine.wishes.coalesce.insert(CoalesceField::TxFrames, 1);
-    machine.wishes.governor = Some("performance".to_string());
-    machine.wishes.features.insert("rx-gro".to_string(), false);
-    machine.wishes.sysctl.insert("net.core.somaxconn".into(), SysctlValue("8192".into()));
-    machine.wishes.sysctl.insert("net.ipv4.no_such".into(), SysctlValue("1".into()));
-    machine.wishes.busy_poll = Some(BusyPoll {
-        defer_hard_irqs: 2,
-        gro_flush_timeout_ns: 200_000,
-        irq_suspend_timeout_ns: 0,
-    });
+    for (item, value) in [
+        ("ring-rx", "4001"),
+        ("coalesce-rx-usecs", "8"),
+        ("coalesce-adaptive-rx", "0"),
+        ("coalesce-tx-frames", "1"),
+        ("governor", "performance"),
+        ("feature-rx-gro", "off"),
+        ("busypoll-defer-hard-irqs", "2"),
+        ("busypoll-gro-flush-timeout-ns", "200000"),
+    ] {
+        machine.wishes.set(item, value).expect(item);
+    }
+    machine.wishes.set("net.core.somaxconn", "8192").expect("wish");
+    machine.wishes.set("net.ipv4.no_such", "1").expect("wish");
     for cpu in 0..16 {
         let governor = format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
         machine.host.put(&governor, "schedutil");
@@ -131,7 +131,7 @@ fn what_someone_else_changed_since_is_left_alone() {
 fn the_first_old_value_wins() {
     let mut machine = machines::machine("virtio-one-queue");
     apply(&machine);
-    machine.wishes.sysctl.insert("net.core.somaxconn".into(), SysctlValue("9000".into()));
+    machine.wishes.set("net.core.somaxconn", "9000").expect("wish");
     apply(&machine);
     assert_eq!(machine.host.text("/proc/sys/net/core/somaxconn"), "9000");
     revert(&machine);
