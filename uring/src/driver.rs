@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -298,4 +299,10 @@ pub trait Driver {
 
     /// What runs, and with which features.
     fn info(&self) -> Info;
+}
+
+/// A number for a new driver, so that its buffers are not mistaken for another's.
+pub(crate) fn next_driver_id() -> u16 {
+    static DRIVERS: AtomicU16 = AtomicU16::new(0);
+    DRIVERS.fetch_add(1, Ordering::Relaxed)
 }

@@ -10,18 +10,24 @@
 //! [`Completion::Received`] → … → [`Then::Close`] or [`Driver::close`] → [`Completion::Closed`].
 
 mod driver;
+mod epoll;
 mod options;
 mod payload;
+mod peer;
+mod ready;
 mod region;
 mod ring;
+mod sim;
 mod stats;
 mod waker;
 
 pub use driver::{Buffer, Completion, Driver, Full, ListenerId, Op, PeerAddr, Sock, Then};
+pub use epoll::Epoll;
 pub use nix::errno::Errno;
 pub use options::{LinkForm, Options};
 pub use payload::{Gather, Payload, Piece};
 pub use region::{Pinned, Region};
 pub use ring::Uring;
+pub use sim::{Sim, SimClient, SimNet, SimOptions};
 pub use stats::{Chain, ChainStats, Feature, FeatureState, Info, Outcome, Stats};
 pub use waker::Waker;

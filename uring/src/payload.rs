@@ -114,22 +114,28 @@ impl Gather {
         &self.0.pieces
     }
 
-    /// The vector of what is left after the first `sent` bytes. The addresses in it are good as
-    /// long as the gather itself lives and is not changed.
-    pub(crate) fn vector(&mut self, sent: usize) -> &mut [libc::iovec] {
-        let inner = &mut *self.0;
-        inner.vector.clear();
+    /// What is left after the first `sent` bytes, piece by piece.
+    pub(crate) fn rest(&self, sent: usize) -> impl Iterator<Item = &[u8]> {
         let mut skip = sent;
-        for piece in &inner.pieces {
+        self.0.pieces.iter().filter_map(move |piece| {
             let bytes = piece.bytes();
             let rest = &bytes[skip.min(bytes.len())..];
             skip = skip.saturating_sub(bytes.len());
-            if !rest.is_empty() {
-                let iov_base = rest.as_ptr().cast_mut().cast();
-                inner.vector.push(libc::iovec { iov_base, iov_len: rest.len() });
-            }
-        }
-        &mut inner.vector
+            (!rest.is_empty()).then_some(rest)
+        })
+    }
+
+    /// The vector of what is left after the first `sent` bytes. The addresses in it are good as
+    /// long as the gather itself lives and is not changed.
+    pub(crate) fn vector(&mut self, sent: usize) -> &mut [libc::iovec] {
+        let mut vector = std::mem::take(&mut self.0.vector);
+        vector.clear();
+        vector.extend(self.rest(sent).map(|rest| {
+            let iov_base = rest.as_ptr().cast_mut().cast();
+            libc::iovec { iov_base, iov_len: rest.len() }
+        }));
+        self.0.vector = vector;
+        &mut self.0.vector
     }
 
     /// A message header over that vector, good as long.

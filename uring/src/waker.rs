@@ -26,6 +26,11 @@ impl Waker {
         debug_assert!(matches!(result, Ok(_) | Err(Errno::EAGAIN)), "eventfd: {result:?}");
     }
 
+    /// Takes back all wake-ups so far; whether there was one.
+    pub(crate) fn clear(&self) -> bool {
+        self.event.read().is_ok()
+    }
+
     pub(crate) fn event(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }

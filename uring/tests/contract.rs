@@ -1,187 +1,491 @@
-//! The contract of a driver.
+//! The contract of a driver: one suite, run against all of them.
 
 mod common;
 
-use std::os::fd::OwnedFd;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use common::*;
-use ember_uring::{Completion, Driver, LinkForm, Options, Payload, PeerAddr, Piece, Then, Uring};
+use common::PATIENCE;
+use common::world::{self, Client, End, STEP, World};
+use ember_uring::{
+    Completion, Driver, Errno, LinkForm, ListenerId, Op, Payload, PeerAddr, Piece, Pinned, Region,
+    Sock, Then,
+};
 
-fn options(form: LinkForm) -> Options {
-    Options {
-        form,
-        entries: 64,
-        cq_entries: 256,
-        sockets_max: 64,
-        buffers: 32,
-        ..Options::default()
+/// A world, and the completions nobody has looked at yet.
+struct Bench<W: World> {
+    world: W,
+    region: Region,
+    listener: ListenerId,
+    out: VecDeque<Completion>,
+}
+
+impl<W: World> Bench<W> {
+    fn new(mut world: W) -> Bench<W> {
+        let listener = world.listen();
+        let region = Region::new(1 << 21).unwrap();
+        Bench { world, region, listener, out: VecDeque::new() }
+    }
+
+    fn driver(&mut self) -> &mut W::Driver {
+        self.world.driver()
+    }
+
+    fn pinned(&self, bytes: &[u8]) -> Pinned {
+        self.region.alloc_from(bytes).unwrap()
+    }
+
+    fn turn(&mut self, wait: Duration) {
+        let mut out = Vec::new();
+        self.driver().turn(Some(wait), &mut out).unwrap();
+        self.out.extend(out);
+    }
+
+    #[track_caller]
+    fn next(&mut self) -> Completion {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(completion) = self.out.pop_front() {
+                return completion;
+            }
+            assert!(Instant::now() < deadline, "nothing completed");
+            self.turn(STEP);
+        }
+    }
+
+    /// Turns until nothing more can be expected.
+    #[track_caller]
+    fn nothing_more(&mut self) {
+        for _ in 0..20 {
+            self.turn(Duration::from_millis(1));
+        }
+        assert!(self.out.is_empty(), "{:?}", self.out);
+    }
+
+    /// Waits until nothing in flight refers to the memory: without a copy, the network may need it
+    /// for longer than its connection.
+    #[track_caller]
+    fn given_up(&mut self, memory: &Pinned) {
+        let deadline = Instant::now() + PATIENCE;
+        while !memory.is_unique() {
+            assert!(Instant::now() < deadline, "it is still in use");
+            self.turn(STEP);
+        }
+    }
+
+    #[track_caller]
+    fn connected(&mut self) -> (W::Client, Sock) {
+        let client = self.world.connect(self.listener);
+        match self.next() {
+            Completion::Accepted { listener, sock } if listener == self.listener => (client, sock),
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    /// Sends, however often the queue is full.
+    fn send(&mut self, sock: Sock, payload: impl Into<Payload>, then: Then) {
+        self.driver().send(sock, payload.into(), then).unwrap();
+    }
+
+    /// The next `len` bytes, of which a receive has already been asked for.
+    #[track_caller]
+    fn received(&mut self, sock: Sock, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            match self.next() {
+                Completion::Received { sock: on, buffer } => {
+                    assert_eq!(on, sock);
+                    assert!(buffer.len() > 0);
+                    bytes.extend(self.driver().bytes(&buffer));
+                    self.driver().give_back(buffer);
+                }
+                other => panic!("not received: {other:?} after {bytes:?}"),
+            }
+            assert!(bytes.len() <= len, "{bytes:?}");
+            if bytes.len() == len {
+                return bytes;
+            }
+            self.driver().recv(sock).unwrap();
+        }
+    }
+
+    #[track_caller]
+    fn ended(&mut self, sock: Sock) {
+        match self.next() {
+            Completion::Ended { sock: on } if on == sock => {}
+            other => panic!("not ended: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn sent(&mut self, sock: Sock) {
+        match self.next() {
+            Completion::Sent { sock: on } if on == sock => {}
+            other => panic!("not sent: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn closed(&mut self, sock: Sock) {
+        match self.next() {
+            Completion::Closed { sock: on } if on == sock => {}
+            other => panic!("not closed: {other:?}"),
+        }
+    }
+
+    /// What the client reads, once it is as much as `len` bytes.
+    #[track_caller]
+    fn client_reads(&mut self, client: &mut W::Client, len: usize) -> Vec<u8> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut bytes = Vec::new();
+        while bytes.len() < len {
+            assert!(Instant::now() < deadline, "only {bytes:?}");
+            bytes.extend(client.read());
+            self.turn(Duration::from_millis(1));
+        }
+        bytes
+    }
+
+    /// What the client reads to the end.
+    #[track_caller]
+    fn client_reads_all(&mut self, client: &mut W::Client) -> (Vec<u8>, End) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut bytes = Vec::new();
+        loop {
+            bytes.extend(client.read());
+            match client.end() {
+                End::Open => assert!(Instant::now() < deadline, "no end after {bytes:?}"),
+                end => return (bytes, end),
+            }
+            self.turn(Duration::from_millis(1));
+        }
     }
 }
 
-fn bench(form: LinkForm) -> Bench<Uring> {
-    Bench::new(Uring::new(options(form)).unwrap())
-}
-
-fn each_form(test: impl Fn(Bench<Uring>)) {
-    for form in [LinkForm::Linked, LinkForm::Unlinked, LinkForm::Multishot] {
-        eprintln!("{form:?}");
-        test(bench(form));
-    }
-}
-
-#[test]
-fn requests_and_replies_alternate() {
-    each_form(|mut bench| {
-        let reply = bench.region.alloc_from(b"pong").unwrap();
-        let (mut client, sock) = bench.connected();
-        bench.driver.recv(sock).unwrap();
-        for round in 0..100u32 {
-            write(&mut client, &round.to_be_bytes());
-            assert_eq!(bench.received(sock), round.to_be_bytes());
-            bench.driver.send(sock, reply.clone().into(), Then::Recv).unwrap();
-            bench.turn(std::time::Duration::ZERO);
-            assert_eq!(read(&mut client, 4), b"pong");
-        }
-        drop(client);
-        bench.ended(sock);
-        bench.driver.close(sock);
-        bench.closed(sock);
-    });
-}
-
-#[test]
-fn every_kind_of_payload_arrives_whole() {
-    each_form(|mut bench| {
-        let (mut client, sock) = bench.connected();
-        let pinned = bench.region.alloc_from(b"pinned ").unwrap();
-        let gather = vec![Piece::Owned(b"gathered ".to_vec()), Piece::Pinned(pinned.slice(..6))];
-        bench.driver.send(sock, Payload::Pinned(pinned), Then::Nothing).unwrap();
-        bench.sent(sock);
-        bench.driver.send(sock, b"owned ".to_vec().into(), Then::Nothing).unwrap();
-        bench.sent(sock);
-        bench.driver.send(sock, gather.into(), Then::Nothing).unwrap();
-        bench.sent(sock);
-        bench.driver.send(sock, Payload::Owned(Vec::new()), Then::Nothing).unwrap();
-        bench.sent(sock);
-        bench.driver.send(sock, b".".to_vec().into(), Then::Close).unwrap();
-        bench.closed(sock);
-        assert_eq!(read_end(&mut client), b"pinned owned gathered pinned.");
-    });
-}
-
-#[test]
-fn tcp6_and_unix_listeners_are_served_alike() {
-    each_form(|mut bench| {
-        let (_, address) = bench.listen_at("[::1]:0");
-        let (mut client, sock) = bench.connected_to(address);
-        write(&mut client, b"six");
-        bench.driver.recv(sock).unwrap();
-        assert_eq!(bench.received(sock), b"six");
-        let (listener, connect) = unix_pair();
-        let listener = bench.driver.accept(OwnedFd::from(listener)).unwrap();
-        bench.turn(std::time::Duration::ZERO);
-        let mut client = connect();
-        let Completion::Accepted { listener: on, sock } = bench.next() else { panic!() };
-        assert_eq!(on, listener);
-        write(&mut client, b"unix");
-        bench.driver.recv(sock).unwrap();
-        assert_eq!(bench.received(sock), b"unix");
-        bench.driver.send(sock, b"reply".to_vec().into(), Then::Close).unwrap();
-        bench.closed(sock);
-        assert_eq!(read_end(&mut client), b"reply");
-    });
-}
-
-#[test]
-fn the_peer_is_known() {
-    each_form(|mut bench| {
-        let (client, sock) = bench.connected();
-        bench.driver.peer(sock);
-        let Completion::Peer { sock: on, address } = bench.next() else { panic!() };
-        assert_eq!(on, sock);
-        assert_eq!(*address.unwrap(), PeerAddr::Inet(client.local_addr().unwrap()));
-        let (listener, connect) = unix_pair();
-        bench.driver.accept(OwnedFd::from(listener)).unwrap();
-        bench.turn(std::time::Duration::ZERO);
-        let _client = connect();
-        let sock = bench.accepted();
-        bench.driver.peer(sock);
-        let Completion::Peer { address, .. } = bench.next() else { panic!() };
-        assert_eq!(*address.unwrap(), PeerAddr::Unix);
-    });
-}
-
-#[test]
-fn a_lingering_close_reads_to_the_end() {
-    each_form(|mut bench| {
-        let (mut client, sock) = bench.connected();
-        bench.driver.send(sock, b"enough".to_vec().into(), Then::Shutdown).unwrap();
-        bench.sent(sock);
-        assert_eq!(read_end(&mut client), b"enough");
-        write(&mut client, b"but I was");
-        bench.driver.recv(sock).unwrap();
-        assert_eq!(bench.received(sock), b"but I was");
-        drop(client);
-        bench.driver.recv(sock).unwrap();
-        bench.ended(sock);
-        bench.driver.close(sock);
-        bench.closed(sock);
-    });
-}
-
-#[test]
-fn a_closed_name_is_dead_and_its_slot_lives_again() {
-    each_form(|mut bench| {
-        let (_, address) = bench.listen();
-        let (_client, first) = bench.connected_to(address);
-        bench.driver.recv(first).unwrap();
-        bench.driver.close(first);
-        bench.closed(first);
-        let (mut client, second) = bench.connected_to(address);
-        assert_eq!((first.slot(), false), (second.slot(), first == second));
-        let before = bench.driver.stats().stale_calls;
-        bench.driver.recv(first).unwrap();
-        bench.driver.send(first, b"stale".to_vec().into(), Then::Close).unwrap();
-        bench.driver.close(first);
-        assert_eq!(bench.driver.stats().stale_calls, before + 3);
-        bench.driver.send(second, b"fresh".to_vec().into(), Then::Close).unwrap();
-        bench.closed(second);
-        assert_eq!(read_end(&mut client), b"fresh");
-    });
-}
-
-#[test]
-fn another_thread_wakes_a_waiting_turn() {
-    each_form(|mut bench| {
-        for _ in 0..3 {
-            let waker = bench.driver.waker();
-            let thread = std::thread::spawn(move || waker.wake());
-            assert!(matches!(bench.next(), Completion::Woken));
-            thread.join().unwrap();
-        }
-    });
-}
-
-#[test]
-fn a_linked_pair_has_one_completion() {
-    let mut bench = bench(LinkForm::Linked);
-    let reply = bench.region.alloc_from(b"pong").unwrap();
+fn requests_and_replies_alternate<W: World>(mut bench: Bench<W>) {
+    let reply = bench.pinned(b"pong");
     let (mut client, sock) = bench.connected();
-    bench.driver.recv(sock).unwrap();
-    for _ in 0..10 {
-        write(&mut client, b"ping");
-        bench.received(sock);
-        bench.driver.send(sock, reply.clone().into(), Then::Recv).unwrap();
-        bench.turn(std::time::Duration::ZERO);
-        read(&mut client, 4);
+    bench.driver().recv(sock).unwrap();
+    for round in 0..100u32 {
+        client.write(&round.to_be_bytes());
+        assert_eq!(bench.received(sock, 4), round.to_be_bytes());
+        bench.send(sock, reply.clone(), Then::Recv);
+        assert_eq!(bench.client_reads(&mut client, 4), b"pong");
     }
     drop(client);
     bench.ended(sock);
-    let stats = bench.driver.stats();
-    use ember_uring::{Chain, Op, Outcome};
-    let chain = stats.chain(Chain::ReplyRecv);
-    assert_eq!((chain.submitted, chain.completed, chain.broken), (10, 10, 0));
-    assert_eq!(stats.cqe(Op::Send, Outcome::Ok), 0, "sends are silent");
-    assert_eq!(stats.cqe(Op::Recv, Outcome::Ok), 10);
-    assert!(reply.is_unique(), "the driver has given up every reply");
+    bench.driver().close(sock);
+    bench.closed(sock);
+    assert_eq!(bench.driver().stats().sockets, 0);
+    bench.given_up(&reply);
+}
+
+fn every_kind_of_payload_arrives_whole<W: World>(mut bench: Bench<W>) {
+    let (mut client, sock) = bench.connected();
+    let pinned = bench.pinned(b"pinned ");
+    let gather = vec![Piece::Owned(b"gathered ".to_vec()), Piece::Pinned(pinned.slice(..6))];
+    let payloads: [Payload; 4] =
+        [pinned.into(), b"owned ".to_vec().into(), gather.into(), Payload::Owned(Vec::new())];
+    for payload in payloads {
+        bench.send(sock, payload, Then::Nothing);
+        bench.sent(sock);
+    }
+    bench.send(sock, b".".to_vec(), Then::Close);
+    bench.closed(sock);
+    let (bytes, end) = bench.client_reads_all(&mut client);
+    assert_eq!((bytes.as_slice(), end), (&b"pinned owned gathered pinned."[..], End::Closed));
+}
+
+fn an_empty_payload_still_does_what_follows<W: World>(mut bench: Bench<W>) {
+    let empty = || Payload::Owned(Vec::new());
+    let (mut client, sock) = bench.connected();
+    bench.send(sock, empty(), Then::Recv);
+    client.write(b"x");
+    assert_eq!(bench.received(sock, 1), b"x");
+    bench.send(sock, empty(), Then::Shutdown);
+    bench.sent(sock);
+    assert_eq!(bench.client_reads_all(&mut client), (Vec::new(), End::Closed));
+    bench.send(sock, empty(), Then::Close);
+    bench.closed(sock);
+}
+
+fn a_large_payload_arrives_whole<W: World>(mut bench: Bench<W>) {
+    let bytes: Vec<u8> = (0..1_000_000).map(|at| (at / 7 % 251) as u8).collect();
+    for then in [Then::Recv, Then::Close] {
+        let (mut client, sock) = bench.connected();
+        let reply = bench.pinned(&bytes);
+        bench.send(sock, reply.clone(), then);
+        assert!(bench.client_reads(&mut client, bytes.len()) == bytes);
+        if then == Then::Close {
+            bench.closed(sock);
+            assert_eq!(bench.client_reads_all(&mut client), (Vec::new(), End::Closed));
+        } else {
+            client.write(b"next");
+            assert_eq!(bench.received(sock, 4), b"next");
+        }
+    }
+}
+
+fn receiving_and_sending_go_side_by_side<W: World>(mut bench: Bench<W>) {
+    let (mut client, sock) = bench.connected();
+    bench.driver().recv(sock).unwrap();
+    bench.send(sock, b"first".to_vec(), Then::Nothing);
+    bench.sent(sock);
+    client.write(b"up");
+    assert_eq!(bench.received(sock, 2), b"up");
+    bench.driver().recv(sock).unwrap();
+    bench.send(sock, b"second".to_vec(), Then::Nothing);
+    bench.sent(sock);
+    assert_eq!(bench.client_reads(&mut client, 11), b"firstsecond");
+    client.shutdown();
+    bench.ended(sock);
+    bench.send(sock, b"last".to_vec(), Then::Close);
+    bench.closed(sock);
+    assert_eq!(bench.client_reads_all(&mut client), (b"last".to_vec(), End::Closed));
+}
+
+fn the_peer_is_known<W: World>(mut bench: Bench<W>) {
+    let (_client, sock) = bench.connected();
+    bench.driver().peer(sock);
+    let Completion::Peer { sock: on, address } = bench.next() else { panic!() };
+    assert_eq!(on, sock);
+    let PeerAddr::Inet(address) = *address.unwrap() else { panic!("not TCP") };
+    assert!(address.ip().is_loopback());
+}
+
+fn a_lingering_close_reads_to_the_end<W: World>(mut bench: Bench<W>) {
+    let (mut client, sock) = bench.connected();
+    bench.send(sock, b"enough".to_vec(), Then::Shutdown);
+    bench.sent(sock);
+    assert_eq!(bench.client_reads_all(&mut client), (b"enough".to_vec(), End::Closed));
+    client.write(b"but I was");
+    bench.driver().recv(sock).unwrap();
+    assert_eq!(bench.received(sock, 9), b"but I was");
+    client.shutdown();
+    bench.driver().recv(sock).unwrap();
+    bench.ended(sock);
+    bench.driver().close(sock);
+    bench.closed(sock);
+}
+
+fn a_closed_name_is_dead_and_its_slot_lives_again<W: World>(mut bench: Bench<W>) {
+    let (_client, first) = bench.connected();
+    bench.driver().recv(first).unwrap();
+    bench.driver().close(first);
+    bench.closed(first);
+    let (mut client, second) = bench.connected();
+    assert_ne!(first, second);
+    let before = bench.driver().stats().stale_calls;
+    bench.driver().recv(first).unwrap();
+    bench.send(first, b"stale".to_vec(), Then::Close);
+    bench.driver().close(first);
+    assert_eq!(bench.driver().stats().stale_calls, before + 3);
+    bench.send(second, b"fresh".to_vec(), Then::Close);
+    bench.closed(second);
+    assert_eq!(bench.client_reads_all(&mut client), (b"fresh".to_vec(), End::Closed));
+}
+
+fn a_close_ends_whatever_is_asked<W: World>(mut bench: Bench<W>) {
+    let large = bench.pinned(&vec![b'x'; 1_500_000]);
+    let small = bench.pinned(b"small");
+    for state in 0..7 {
+        let (mut client, sock) = bench.connected();
+        match state {
+            0 => {}
+            1 => bench.driver().recv(sock).unwrap(),
+            2 => bench.send(sock, small.clone(), Then::Recv),
+            3 => bench.send(sock, large.clone(), Then::Recv),
+            4 => bench.send(sock, large.clone(), Then::Close),
+            5 => bench.driver().arm(sock, small.clone()).unwrap(),
+            _ => {
+                bench.driver().recv(sock).unwrap();
+                bench.send(sock, large.clone(), Then::Nothing);
+            }
+        }
+        bench.turn(Duration::ZERO);
+        bench.driver().close(sock);
+        bench.driver().close(sock);
+        bench.closed(sock);
+        bench.nothing_more();
+        bench.client_reads_all(&mut client);
+    }
+    bench.given_up(&large);
+    bench.given_up(&small);
+}
+
+fn a_reset_is_a_failure_or_an_end<W: World>(mut bench: Bench<W>) {
+    let large = bench.pinned(&vec![b'x'; 1_500_000]);
+    for state in 0..3 {
+        let (client, sock) = bench.connected();
+        match state {
+            0 => bench.driver().recv(sock).unwrap(),
+            1 => bench.send(sock, large.clone(), Then::Recv),
+            _ => bench.send(sock, large.clone(), Then::Close),
+        }
+        bench.turn(Duration::ZERO);
+        client.reset();
+        match bench.next() {
+            Completion::Failed { sock: on, op, error } => {
+                assert_eq!(on, sock);
+                assert!(matches!(op, Op::Recv | Op::Send | Op::SendZc), "{op:?}");
+                assert!(matches!(error, Errno::ECONNRESET | Errno::EPIPE), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        bench.nothing_more();
+        bench.driver().close(sock);
+        bench.closed(sock);
+    }
+    bench.given_up(&large);
+}
+
+fn another_thread_wakes_a_waiting_turn<W: World>(mut bench: Bench<W>) {
+    for _ in 0..3 {
+        let waker = bench.driver().waker();
+        let thread = std::thread::spawn(move || waker.wake());
+        assert!(matches!(bench.next(), Completion::Woken));
+        thread.join().unwrap();
+    }
+}
+
+fn accepting_pauses_and_resumes<W: World>(mut bench: Bench<W>) {
+    let (_first, _) = bench.connected();
+    let listener = bench.listener;
+    bench.driver().pause(listener);
+    bench.nothing_more();
+    let _second = bench.world.connect(listener);
+    bench.nothing_more();
+    bench.driver().resume(listener);
+    assert!(matches!(bench.next(), Completion::Accepted { .. }));
+}
+
+fn a_full_table_pauses_accepting<W: World>(mut bench: Bench<W>) {
+    let mut clients: Vec<_> = (0..64).map(|_| bench.connected()).collect();
+    let Completion::AcceptPaused { listener, error } = bench.next() else { panic!() };
+    assert_eq!((listener, error), (bench.listener, Errno::ENFILE));
+    let _late = bench.world.connect(listener);
+    bench.nothing_more();
+    bench.driver().resume(listener);
+    assert!(matches!(bench.next(), Completion::AcceptPaused { .. }), "it is still full");
+    let (_, sock) = clients.pop().unwrap();
+    bench.driver().close(sock);
+    bench.closed(sock);
+    bench.driver().resume(listener);
+    assert!(matches!(bench.next(), Completion::Accepted { .. }));
+}
+
+fn receives_wait_for_buffers<W: World>(mut bench: Bench<W>) {
+    let mut clients: Vec<_> = (0..40).map(|_| bench.connected()).collect();
+    for (client, sock) in &mut clients {
+        bench.driver().recv(*sock).unwrap();
+        client.write(b"x");
+    }
+    let mut kept = Vec::new();
+    for _ in 0..32 {
+        let Completion::Received { buffer, .. } = bench.next() else { panic!() };
+        kept.push(buffer);
+    }
+    bench.nothing_more();
+    assert!(bench.driver().stats().buffers_exhausted > 0);
+    for buffer in kept {
+        bench.driver().give_back(buffer);
+    }
+    for _ in 32..40 {
+        let Completion::Received { buffer, .. } = bench.next() else { panic!() };
+        bench.driver().give_back(buffer);
+    }
+}
+
+fn an_armed_reply_goes_out_with_the_first_byte<W: World>(mut bench: Bench<W>) {
+    let reply = bench.pinned(b"204");
+    let (mut client, sock) = bench.connected();
+    for round in 0..20 {
+        bench.driver().arm(sock, reply.clone()).unwrap();
+        client.write(b"GET");
+        let mut got = bench.received(sock, 3).len();
+        // The rest of a request is read without a reply.
+        client.write(b" /");
+        while got < 5 {
+            bench.driver().recv(sock).unwrap();
+            got += bench.received(sock, 2).len();
+        }
+        assert_eq!(bench.client_reads(&mut client, 3), b"204", "round {round}");
+    }
+    bench.nothing_more();
+    assert!(client.read().is_empty(), "never two replies for one request");
+    bench.given_up(&reply);
+}
+
+fn an_armed_reply_does_not_go_out_at_the_end<W: World>(mut bench: Bench<W>) {
+    let reply = bench.pinned(b"204");
+    let (mut client, sock) = bench.connected();
+    bench.driver().arm(sock, reply.clone()).unwrap();
+    bench.turn(Duration::ZERO);
+    client.shutdown();
+    bench.ended(sock);
+    bench.driver().close(sock);
+    bench.closed(sock);
+    assert_eq!(bench.client_reads_all(&mut client), (Vec::new(), End::Closed));
+    bench.given_up(&reply);
+    // Half-closed right after the request: the reply goes out, and then the end is seen.
+    let (mut client, sock) = bench.connected();
+    client.write(b"GET");
+    client.shutdown();
+    bench.driver().arm(sock, reply.clone()).unwrap();
+    assert_eq!(bench.received(sock, 3), b"GET");
+    bench.driver().arm(sock, reply.clone()).unwrap();
+    bench.ended(sock);
+    bench.driver().close(sock);
+    bench.closed(sock);
+    assert_eq!(bench.client_reads_all(&mut client), (b"204".to_vec(), End::Closed));
+}
+
+macro_rules! suite {
+    ($($test:ident)*) => {
+        suite!(@ linked, world::ring(LinkForm::Linked); $($test)*);
+        suite!(@ unlinked, world::ring(LinkForm::Unlinked); $($test)*);
+        suite!(@ multishot, world::ring(LinkForm::Multishot); $($test)*);
+        suite!(@ try_first, world::ring_try_first(); $($test)*);
+        suite!(@ ordinary, world::ring_ordinary(); $($test)*);
+        suite!(@ zero_copy, world::ring_zero_copy(); $($test)*);
+        suite!(@ epoll, world::epoll(); $($test)*);
+        mod sim {
+            $(#[test]
+            fn $test() {
+                for seed in 0..20 {
+                    eprintln!("seed {seed}");
+                    super::$test(super::Bench::new(super::world::sim(seed)));
+                }
+            })*
+        }
+    };
+    (@ $name:ident, $world:expr; $($test:ident)*) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::{LinkForm, world};
+            $(#[test]
+            fn $test() {
+                super::$test(super::Bench::new($world));
+            })*
+        }
+    };
+}
+
+suite! {
+    requests_and_replies_alternate
+    every_kind_of_payload_arrives_whole
+    an_empty_payload_still_does_what_follows
+    a_large_payload_arrives_whole
+    receiving_and_sending_go_side_by_side
+    the_peer_is_known
+    a_lingering_close_reads_to_the_end
+    a_closed_name_is_dead_and_its_slot_lives_again
+    a_close_ends_whatever_is_asked
+    a_reset_is_a_failure_or_an_end
+    another_thread_wakes_a_waiting_turn
+    accepting_pauses_and_resumes
+    a_full_table_pauses_accepting
+    receives_wait_for_buffers
+    an_armed_reply_goes_out_with_the_first_byte
+    an_armed_reply_does_not_go_out_at_the_end
 }

@@ -370,3 +370,55 @@ fn a_signal_only_ends_a_turn_early() {
     write(&mut client, b"still here");
     assert_eq!(bench.received(sock), b"still here");
 }
+
+#[test]
+fn a_linked_pair_has_one_completion() {
+    let mut bench = bench(options(LinkForm::Linked));
+    let reply = bench.region.alloc_from(b"pong").unwrap();
+    let (mut client, sock) = bench.connected();
+    bench.driver.recv(sock).unwrap();
+    for _ in 0..10 {
+        write(&mut client, b"ping");
+        bench.received(sock);
+        bench.driver.send(sock, reply.clone().into(), Then::Recv).unwrap();
+        bench.turn(Duration::ZERO);
+        read(&mut client, 4);
+    }
+    drop(client);
+    bench.ended(sock);
+    let stats = bench.driver.stats();
+    let chain = stats.chain(Chain::ReplyRecv);
+    assert_eq!((chain.submitted, chain.completed, chain.broken), (10, 10, 0));
+    assert_eq!(stats.cqe(Op::Send, Outcome::Ok), 0, "sends are silent");
+    assert_eq!(stats.cqe(Op::Recv, Outcome::Ok), 10);
+    assert!(reply.is_unique(), "the driver has given up every reply");
+}
+
+#[test]
+fn tcp6_and_unix_listeners_are_served_alike() {
+    for form in FORMS {
+        let mut bench = bench(options(form));
+        let (_, address) = bench.listen_at("[::1]:0");
+        let (mut client, sock) = bench.connected_to(address);
+        write(&mut client, b"six");
+        bench.driver.recv(sock).unwrap();
+        assert_eq!(bench.received(sock), b"six");
+        let (listener, connect) = unix_pair();
+        // Whoever made it may have made it non-blocking, which the ring must not see.
+        listener.set_nonblocking(true).unwrap();
+        let listener = bench.driver.accept(OwnedFd::from(listener)).unwrap();
+        bench.turn(Duration::ZERO);
+        let mut client = connect();
+        let Completion::Accepted { listener: on, sock } = bench.next() else { panic!() };
+        assert_eq!(on, listener);
+        bench.driver.peer(sock);
+        let Completion::Peer { address, .. } = bench.next() else { panic!() };
+        assert_eq!(*address.unwrap(), ember_uring::PeerAddr::Unix);
+        write(&mut client, b"unix");
+        bench.driver.recv(sock).unwrap();
+        assert_eq!(bench.received(sock), b"unix");
+        bench.driver.send(sock, b"reply".to_vec().into(), Then::Close).unwrap();
+        bench.closed(sock);
+        assert_eq!(read_end(&mut client), b"reply");
+    }
+}

@@ -7,8 +7,8 @@
 mod buffers;
 mod complete;
 mod drop;
+mod install;
 mod kernel;
-mod peer;
 mod socket;
 mod sqe;
 mod submit;
@@ -19,10 +19,10 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use io_uring::cqueue;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use slab::Slab;
 
@@ -31,6 +31,7 @@ use self::kernel::{Entered, Ring};
 use self::socket::{Flags, Socket};
 use self::sqe::{Sqe, Target};
 use self::token::Token;
+use crate::driver::next_driver_id;
 use crate::{
     Buffer, Completion, Driver, Errno, Feature, FeatureState, Full, Info, ListenerId, Op, Options,
     Payload, Pinned, Region, Sock, Stats, Then, Waker,
@@ -105,8 +106,6 @@ const HELD_MAX: u16 = 4;
 /// The end of a list of held buffers.
 const HELD_END: u16 = u16::MAX;
 
-static DRIVERS: AtomicU16 = AtomicU16::new(0);
-
 impl Uring {
     /// Makes a ring for the calling thread.
     ///
@@ -114,7 +113,7 @@ impl Uring {
     /// `ENOSYS`, `EPERM` or `ENOMEM` when the kernel has or allows no io_uring; an
     /// [`io::ErrorKind::InvalidInput`] names a bad option.
     pub fn new(options: Options) -> io::Result<Uring> {
-        let id = DRIVERS.fetch_add(1, Ordering::Relaxed);
+        let id = next_driver_id();
         let (mut ring, setup) = Ring::new(&options)?;
         let sockets_max = sockets_max(&options)?;
         if options.direct {
@@ -255,6 +254,11 @@ impl Uring {
 
 impl Driver for Uring {
     fn accept(&mut self, listener: OwnedFd) -> io::Result<ListenerId> {
+        // The ring would not wait on a non-blocking listener, but complete with EAGAIN.
+        let flags = OFlag::from_bits_retain(fcntl(&listener, FcntlArg::F_GETFL)?);
+        if flags.contains(OFlag::O_NONBLOCK) {
+            fcntl(&listener, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+        }
         let id = self.listeners.len() as u32;
         self.listeners.push(Listener { fd: listener, armed: false, paused: false });
         self.arm_accept(id);
@@ -408,7 +412,7 @@ fn used(there: bool, instead: &'static str) -> FeatureState {
 }
 
 /// The kernel caps a ring's file table by this process's limit of descriptors.
-fn sockets_max(options: &Options) -> io::Result<u32> {
+pub(crate) fn sockets_max(options: &Options) -> io::Result<u32> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(options.sockets_max.min(u32::try_from(soft).unwrap_or(u32::MAX)).max(1))
 }

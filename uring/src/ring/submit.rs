@@ -64,7 +64,7 @@ impl Uring {
         // frees anything. Nobody reads it.
         let peek = unsafe { Sqe::peek(self.target(slot), byte) };
         self.ring.push(&peek.linked(true).silent(true).user_data(token));
-        self.sockets[slot as usize].flags.set(Flags::PEEK);
+        self.sockets[slot as usize].flags.set(Flags::PEEK.and(Flags::SINGLE));
         self.queue_send(slot, true, true);
         self.queue_recv(slot, self.options.poll_first);
         self.sockets[slot as usize].flags.set(Flags::WANT);
@@ -200,10 +200,10 @@ impl Uring {
     fn queue_recv(&mut self, slot: u32, poll_first: bool) {
         let token = Token::of(Op::Recv, self.sock(slot));
         let target = self.target(slot);
-        let sqe = match self.options.form {
-            LinkForm::Multishot => Sqe::recv_multishot(target),
-            LinkForm::Linked | LinkForm::Unlinked => Sqe::recv(target, poll_first),
-        };
+        let multishot = self.options.form == LinkForm::Multishot
+            && !self.sockets[slot as usize].has(Flags::SINGLE);
+        let sqe =
+            if multishot { Sqe::recv_multishot(target) } else { Sqe::recv(target, poll_first) };
         self.ring.push(&sqe.user_data(token));
         let flags = &mut self.sockets[slot as usize].flags;
         flags.set(Flags::RECV);

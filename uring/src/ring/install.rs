@@ -2,16 +2,14 @@
 //! ordinary one is made for a moment.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername};
 
 use super::Uring;
 use super::socket::Flags;
 use super::sqe::Sqe;
 use super::token::Token;
-use crate::{Completion, Op, PeerAddr, Sock};
+use crate::peer::peer_of;
+use crate::{Completion, Op, Sock};
 
 impl Uring {
     pub(super) fn ask_peer(&mut self, sock: Sock) {
@@ -44,19 +42,5 @@ impl Uring {
             out.push(Completion::Peer { sock: token.sock(), address });
         }
         self.settle(token.slot);
-    }
-}
-
-/// The address of the other end of a connected socket.
-pub(crate) fn peer_of(fd: RawFd) -> io::Result<PeerAddr> {
-    let storage = getpeername::<SockaddrStorage>(fd)?;
-    if let Some(v4) = storage.as_sockaddr_in() {
-        Ok(PeerAddr::Inet(SocketAddr::V4(SocketAddrV4::from(*v4))))
-    } else if let Some(v6) = storage.as_sockaddr_in6() {
-        Ok(PeerAddr::Inet(SocketAddr::V6(SocketAddrV6::from(*v6))))
-    } else if storage.family() == Some(nix::sys::socket::AddressFamily::Unix) {
-        Ok(PeerAddr::Unix)
-    } else {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }
