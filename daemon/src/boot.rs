@@ -295,15 +295,7 @@ impl Drop for Seat {
 /// Gives every label value of this config its number. The numbers that exist stay: the pages
 /// hold them.
 pub fn intern_names(config: &Config, names: &mut Names) {
-    let listeners = config.listeners.iter().map(|listener| &listener.name);
-    let prepared = config.prepared.iter().map(|route| &route.name);
-    let metrics = config.metrics.iter().map(|route| &route.name);
-    for name in listeners.chain(prepared).chain(metrics) {
-        names.intern(name);
-    }
-    if config.admin.is_some() {
-        names.intern(ADMIN_LISTENER);
-    }
+    crate::worker::intern(names, config);
 }
 
 /// The name of the admin listener in metrics.

@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, Report, Sources};
 use crate::supervisor::Request;
-use crate::{control, routes};
+use crate::{control, routes, supervisor};
 
 /// A run-time failure.
 pub const EXIT_FAILURE: u8 = 1;
@@ -203,13 +203,11 @@ impl ConfigArgs {
 }
 
 impl Cli {
-    /// Does what was typed.
-    pub fn execute(self) -> ExitCode {
+    /// Does what was typed; `serve` is what workers do.
+    pub fn execute(self, serve: supervisor::Serve) -> ExitCode {
         let outer = self.config;
         let done = match self.command.unwrap_or(Command::Run(ConfigArgs::default())) {
-            Command::Run(args) => args.over(&outer).load().and_then(|_| {
-                Err(Failure::Other("this build checks configs but cannot serve yet".to_owned()))
-            }),
+            Command::Run(args) => return supervisor::run(args.over(&outer).sources(), serve),
             Command::Check(CheckArgs { config, deny_warnings, format }) => {
                 return check(&config.over(&outer), deny_warnings, format);
             }

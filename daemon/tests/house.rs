@@ -17,14 +17,7 @@ const MAY_DEPEND_ON: &[(&str, &str, &[&str])] = &[
     (
         "emberd",
         "daemon",
-        &[
-            "ember",
-            "ember-http",
-            "ember-uring",
-            "ember-affinity",
-            "ember-sysctl",
-            "ember-metrics",
-        ],
+        &["ember", "ember-http", "ember-uring", "ember-affinity", "ember-sysctl", "ember-metrics"],
     ),
 ];
 

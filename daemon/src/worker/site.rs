@@ -1,0 +1,145 @@
+//! What each listener serves, made from the config.
+
+use std::sync::Arc;
+
+use ember_http::{HandlerId, Limits, Method, PreparedSource, Site, SiteError};
+use ipnet::IpNet;
+
+use crate::boot::ADMIN_LISTENER;
+use crate::config::{self, Config, Listener};
+
+/// A handler of the dispatch loop.
+#[derive(Clone, Debug)]
+pub(crate) enum Handler {
+    /// The counters of the whole server, for these clients; for all where there are none.
+    Metrics {
+        /// The networks that may ask.
+        allow: Vec<IpNet>,
+    },
+    /// Whether the process lives: it does if it answers.
+    Live,
+    /// Whether it wants requests: not any more when it drains.
+    Ready,
+}
+
+/// The sites of all listeners; listeners with the same routes share one.
+pub(crate) struct Sites {
+    sites: Vec<Arc<Site>>,
+    handlers: Vec<Handler>,
+    listeners: Vec<(String, usize)>,
+}
+
+impl Sites {
+    /// The sites of a config: one entry a listener, the admin listener last where there is one.
+    ///
+    /// # Errors
+    /// What the tables cannot hold; the config's own check finds that first.
+    pub(crate) fn new(config: &Config) -> Result<Sites, SiteError> {
+        let mut sites = Sites { sites: Vec::new(), handlers: Vec::new(), listeners: Vec::new() };
+        let mut known: Vec<(Vec<&str>, usize)> = Vec::new();
+        for listener in &config.listeners {
+            let routes = served(config, listener);
+            let site = match known.iter().find(|(of, _)| *of == routes) {
+                Some((_, site)) => *site,
+                None => {
+                    let site = sites.add_public(config, listener)?;
+                    known.push((routes, site));
+                    site
+                }
+            };
+            sites.listeners.push((listener.name.clone(), site));
+        }
+        if config.admin.is_some() {
+            let site = sites.add_admin(config)?;
+            sites.listeners.push((ADMIN_LISTENER.to_string(), site));
+        }
+        Ok(sites)
+    }
+
+    /// All sites.
+    pub(crate) fn all(&self) -> &[Arc<Site>] {
+        &self.sites
+    }
+
+    /// The handler of a number that a site gave.
+    pub(crate) fn handler(&self, id: HandlerId) -> &Handler {
+        &self.handlers[usize::from(id.0)]
+    }
+
+    /// The names of the listeners, in the order of the config, the admin listener last.
+    pub(crate) fn listener_names(&self) -> impl Iterator<Item = &str> {
+        self.listeners.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The index of the site that a listener serves.
+    pub(crate) fn of_listener(&self, listener: usize) -> usize {
+        self.listeners[listener].1
+    }
+
+    fn add_public(&mut self, config: &Config, listener: &Listener) -> Result<usize, SiteError> {
+        let mut builder = Site::builder().limits(limits(config));
+        for route in config.prepared.iter().filter(|r| listener.serves(&r.name)) {
+            builder.prepared(&route.name, &route.path, source(route))?;
+        }
+        for route in config.metrics.iter().filter(|r| listener.serves(&r.name)) {
+            let handler = self.add_handler(Handler::Metrics { allow: route.allow.clone() });
+            builder.dynamic(&route.name, &route.path, &[Method::Get], handler)?;
+        }
+        self.sites.push(Arc::new(builder.build()));
+        Ok(self.sites.len() - 1)
+    }
+
+    fn add_admin(&mut self, config: &Config) -> Result<usize, SiteError> {
+        let mut builder = Site::builder().limits(limits(config));
+        let routes = [
+            ("/metrics", Handler::Metrics { allow: Vec::new() }),
+            ("/healthz", Handler::Live),
+            ("/readyz", Handler::Ready),
+        ];
+        for (path, handler) in routes {
+            let handler = self.add_handler(handler);
+            builder.dynamic(path, path, &[Method::Get], handler)?;
+        }
+        self.sites.push(Arc::new(builder.build()));
+        Ok(self.sites.len() - 1)
+    }
+
+    fn add_handler(&mut self, handler: Handler) -> HandlerId {
+        self.handlers.push(handler);
+        HandlerId(self.handlers.len() as u16 - 1)
+    }
+}
+
+/// The names that stand in labels: of listeners and of routes, the admin's among them.
+pub(crate) fn label_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = ["/metrics", "/healthz", "/readyz"].map(String::from).to_vec();
+    names.extend(config.listeners.iter().map(|l| l.name.clone()));
+    names.extend(config.prepared.iter().map(|r| r.name.clone()));
+    names.extend(config.metrics.iter().map(|r| r.name.clone()));
+    names
+}
+
+fn served<'a>(config: &'a Config, listener: &Listener) -> Vec<&'a str> {
+    let prepared = config.prepared.iter().map(|r| r.name.as_str());
+    let metrics = config.metrics.iter().map(|r| r.name.as_str());
+    prepared.chain(metrics).filter(|name| listener.serves(name)).collect()
+}
+
+fn source(route: &config::Prepared) -> PreparedSource {
+    PreparedSource {
+        status: route.status,
+        content_type: Some(route.content_type.clone()).filter(|t| !t.is_empty()),
+        headers: route.headers.clone(),
+        body: route.body.0.clone(),
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let head_len_max = config.limits.max_header as usize;
+    Limits {
+        head_len_max,
+        request_line_len_max: head_len_max.min(8 * 1024),
+        body_len_max: config.limits.max_body,
+        ..Limits::default()
+    }
+}

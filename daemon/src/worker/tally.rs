@@ -1,0 +1,384 @@
+//! What a thread counts, written to its page in shared memory.
+//!
+//! Prepared hits are gathered over a turn and written once before the kernel is entered: by then
+//! no client has the reply yet, so whoever has seen a reply finds it counted.
+
+use ember_affinity::WorkerPlan;
+use ember_http::{Method, Reason, RouteId, Site, VariantId};
+use ember_metrics::{
+    Chain, Counter, Gauge, Histogram, Key, Method as MethodLabel, NameId, Names, Page, PathKind,
+    SendResult,
+};
+use ember_uring::{Op, Outcome, Stats};
+use nix::time::{ClockId, clock_gettime};
+
+use super::replies::Fallthrough;
+use super::site::Sites;
+use crate::boot::ADMIN_LISTENER;
+
+/// The `route` label of requests that no route answers.
+const UNMATCHED: &str = "unmatched";
+
+/// Why a connection was closed; the name is the `reason` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// The peer ended it between requests.
+    Peer,
+    /// The peer ended it in the middle of a request.
+    Truncated,
+    /// Our last reply ended it, since the request or a limit asked for that.
+    Reply,
+    /// A malformed request ended it.
+    Refused,
+    /// Nothing came for the idle timeout.
+    Idle,
+    /// A head or body was too slow, or a reply was not read.
+    Timeout,
+    /// The connection broke.
+    Reset,
+    /// The server is draining.
+    Drain,
+}
+
+impl Closed {
+    const ALL: [Closed; 8] = [
+        Closed::Peer,
+        Closed::Truncated,
+        Closed::Reply,
+        Closed::Refused,
+        Closed::Idle,
+        Closed::Timeout,
+        Closed::Reset,
+        Closed::Drain,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Closed::Peer => "peer",
+            Closed::Truncated => "truncated",
+            Closed::Reply => "reply",
+            Closed::Refused => "refused",
+            Closed::Idle => "idle",
+            Closed::Timeout => "timeout",
+            Closed::Reset => "reset",
+            Closed::Drain => "drain",
+        }
+    }
+}
+
+/// The `reason` label of a copied reply.
+fn fallthrough_name(why: Fallthrough) -> &'static str {
+    match why {
+        Fallthrough::BlocksBusy => "blocks_busy",
+        Fallthrough::RegionFull => "region_full",
+    }
+}
+
+/// Gives numbers to all label values that workers use, so that they mean the same in all of them.
+pub(super) fn intern<'a>(
+    names: &mut Names,
+    listeners_and_routes: impl IntoIterator<Item = &'a str>,
+) {
+    for name in listeners_and_routes {
+        names.intern(name);
+    }
+    names.intern(UNMATCHED);
+    names.intern(ADMIN_LISTENER);
+    let reasons = Closed::ALL.iter().map(|r| r.name());
+    let errors = Reason::ALL.iter().map(|r| r.name());
+    let copies = [Fallthrough::BlocksBusy, Fallthrough::RegionFull].map(fallthrough_name);
+    let ops = Op::ALL.iter().map(|op| op.name());
+    let outcomes = Outcome::ALL.iter().map(|outcome| outcome.name());
+    for name in reasons.chain(errors).chain(copies).chain(ops).chain(outcomes) {
+        names.intern(name);
+    }
+}
+
+/// One thread's counters.
+pub(crate) struct Tally {
+    page: Page,
+    names: Names,
+    worker: u16,
+    cpu: Counter,
+    cpu_ns: u64,
+    in_flight: Gauge,
+    listeners: Vec<ListenerCounters>,
+    sites: Vec<SiteCounters>,
+    hits: Vec<Hits>,
+    driver: DriverCounters,
+}
+
+/// The series of one listener.
+struct ListenerCounters {
+    accepted: Counter,
+    active: Gauge,
+    closed: [Option<Counter>; Closed::ALL.len()],
+    name: NameId,
+}
+
+struct SiteCounters {
+    variants: Vec<Option<VariantCounters>>,
+    routes: Vec<NameId>,
+}
+
+#[derive(Clone, Copy)]
+struct VariantCounters {
+    requests: Counter,
+    bytes: Counter,
+    duration: Histogram,
+    sends: Counter,
+    route: NameId,
+}
+
+/// Hits of one variant in this turn.
+struct Hits {
+    site: usize,
+    variant: VariantId,
+    requests: u64,
+    bytes: u64,
+    sends: u64,
+}
+
+/// The driver's counters as far as they have been written.
+struct DriverCounters {
+    sqe: (Counter, u64),
+    enter: (Counter, u64),
+    overflow: (Counter, u64),
+    exhausted: (Counter, u64),
+    cqe: Vec<Option<(Counter, u64)>>,
+}
+
+impl Tally {
+    /// Counters on `page` for these listeners, each by its name, and sites.
+    pub(crate) fn new(
+        mut page: Page,
+        names: Names,
+        worker: u16,
+        plan: &WorkerPlan,
+        sites: &Sites,
+    ) -> Self {
+        let mut listeners = Vec::new();
+        for name in sites.listener_names() {
+            let name = names.id(name);
+            listeners.push(ListenerCounters {
+                accepted: page.counter(Key::connections_accepted(name, worker)),
+                active: page.gauge(Key::connections_active(name, worker)),
+                closed: [None; Closed::ALL.len()],
+                name,
+            });
+        }
+        let node = plan.node.and_then(|node| u16::try_from(node).ok());
+        let driver = DriverCounters {
+            sqe: (page.counter(Key::uring_sqe_submitted(worker)), 0),
+            enter: (page.counter(Key::uring_enter(worker)), 0),
+            overflow: (page.counter(Key::uring_cq_overflow(worker)), 0),
+            exhausted: (page.counter(Key::uring_buffers_exhausted(worker)), 0),
+            cqe: vec![None; Op::ALL.len() * Outcome::ALL.len()],
+        };
+        Tally {
+            cpu: page.counter(Key::worker_cpu(worker, node)),
+            cpu_ns: 0,
+            in_flight: page.gauge(Key::http_requests_in_flight()),
+            listeners,
+            sites: sites.all().iter().map(|site| SiteCounters::new(site, &names)).collect(),
+            hits: Vec::new(),
+            driver,
+            page,
+            names,
+            worker,
+        }
+    }
+
+    /// A connection came in.
+    pub(crate) fn accepted(&mut self, listener: usize) {
+        let counters = &self.listeners[listener];
+        self.page.add(counters.accepted, 1);
+        self.page.up(counters.active);
+    }
+
+    /// A connection is closed.
+    pub(crate) fn closed(&mut self, listener: usize, reason: Closed) {
+        let counters = &mut self.listeners[listener];
+        self.page.down(counters.active);
+        let place = &mut counters.closed[reason as usize];
+        let counter = *place.get_or_insert_with(|| {
+            let reason = self.names.id(reason.name());
+            self.page.counter(Key::connections_closed(counters.name, self.worker, reason))
+        });
+        self.page.add(counter, 1);
+    }
+
+    /// `count` prepared replies of together `bytes` bytes are about to go out as one send.
+    #[inline]
+    pub(crate) fn hit(&mut self, site: usize, variant: VariantId, count: u32, bytes: usize) {
+        let (count, bytes) = (u64::from(count), bytes as u64);
+        if let Some(last) = self.hits.last_mut()
+            && last.variant == variant
+            && last.site == site
+        {
+            last.requests += count;
+            last.bytes += bytes;
+            last.sends += 1;
+        } else {
+            self.hits.push(Hits { site, variant, requests: count, bytes, sends: 1 });
+        }
+    }
+
+    /// Writes the hits of this turn, which took so long from the reading of the request's
+    /// completion to here, where the reply is handed to the kernel.
+    #[inline]
+    pub(crate) fn write_hits(&mut self, sites: &Sites, elapsed_ns: u64) {
+        for hits in self.hits.drain(..) {
+            let place = &mut self.sites[hits.site];
+            let counters = match place.variants[hits.variant.index()] {
+                Some(counters) => counters,
+                None => {
+                    place.variant(&mut self.page, sites.all()[hits.site].as_ref(), hits.variant)
+                }
+            };
+            self.page.add(counters.requests, hits.requests);
+            self.page.add(counters.bytes, hits.bytes);
+            self.page.add(counters.sends, hits.sends);
+            self.page.observe_many(counters.duration, elapsed_ns, hits.requests);
+        }
+    }
+
+    /// Whether hits wait to be written.
+    #[inline]
+    pub(crate) fn has_hits(&self) -> bool {
+        !self.hits.is_empty()
+    }
+
+    /// A linked pair or last words broke before the reply had gone out.
+    pub(crate) fn send_failed(&mut self, site: usize, variant: VariantId, last: bool) {
+        let Some(counters) = self.sites[site].variants[variant.index()] else { return };
+        let chain = if last { Chain::Last } else { Chain::ReplyRecv };
+        let key = Key::prepared_sends(counters.route, chain, SendResult::Failed);
+        let counter = self.page.counter(key);
+        self.page.add(counter, 1);
+    }
+
+    /// A handler's reply of `bytes` bytes goes out.
+    pub(crate) fn replied(
+        &mut self,
+        site: usize,
+        route: RouteId,
+        method: Method,
+        status: u16,
+        bytes: usize,
+        elapsed_ns: u64,
+    ) {
+        let name = self.sites[site].routes[route.index()];
+        self.count(name, label(method), status, PathKind::Dynamic, bytes, elapsed_ns);
+    }
+
+    /// The protocol refused a request.
+    pub(crate) fn refused(&mut self, reason: Reason, bytes: usize, elapsed_ns: u64) {
+        let name = self.names.id(UNMATCHED);
+        let status = reason.status();
+        self.count(name, MethodLabel::Other, status, PathKind::Error, bytes, elapsed_ns);
+        if reason.is_parse_error() {
+            let key = Key::parse_errors(self.names.id(reason.name()));
+            let counter = self.page.counter(key);
+            self.page.add(counter, 1);
+        }
+    }
+
+    /// A request went to a handler that answers later, or one of these was answered.
+    pub(crate) fn in_flight(&mut self, more: bool) {
+        if more { self.page.up(self.in_flight) } else { self.page.down(self.in_flight) }
+    }
+
+    /// Replies had to be copied.
+    pub(crate) fn fell_through(&mut self, why: Fallthrough, count: u64) {
+        if count > 0 {
+            let key = Key::prepared_fallthrough(self.names.id(fallthrough_name(why)));
+            let counter = self.page.counter(key);
+            self.page.add(counter, count);
+        }
+    }
+
+    /// Writes what the driver has counted and the CPU time since the last call.
+    pub(crate) fn write_driver(&mut self, stats: &Stats) {
+        let driver = &mut self.driver;
+        let now = [
+            (&mut driver.sqe, stats.sqes_submitted),
+            (&mut driver.enter, stats.enters),
+            (&mut driver.overflow, stats.cq_overflows),
+            (&mut driver.exhausted, stats.buffers_exhausted),
+        ];
+        for ((counter, written), value) in now {
+            self.page.add(*counter, value - *written);
+            *written = value;
+        }
+        for op in Op::ALL {
+            for outcome in Outcome::ALL {
+                let value = stats.cqe(op, outcome);
+                if value == 0 {
+                    continue;
+                }
+                let place = op as usize * Outcome::ALL.len() + outcome as usize;
+                let (counter, written) = driver.cqe[place].get_or_insert_with(|| {
+                    let (op, outcome) = (self.names.id(op.name()), self.names.id(outcome.name()));
+                    (self.page.counter(Key::uring_cqe(self.worker, op, outcome)), 0)
+                });
+                self.page.add(*counter, value - *written);
+                *written = value;
+            }
+        }
+        if let Ok(time) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) {
+            let now_ns = time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64;
+            self.page.add(self.cpu, now_ns.saturating_sub(self.cpu_ns));
+            self.cpu_ns = now_ns;
+        }
+    }
+
+    fn count(
+        &mut self,
+        route: NameId,
+        method: MethodLabel,
+        status: u16,
+        kind: PathKind,
+        bytes: usize,
+        elapsed_ns: u64,
+    ) {
+        let requests = self.page.counter(Key::http_requests(route, method, status, kind));
+        self.page.add(requests, 1);
+        let sent = self.page.counter(Key::http_response_bytes(route));
+        self.page.add(sent, bytes as u64);
+        let duration = self.page.histogram(Key::http_request_duration(route, kind));
+        self.page.observe(duration, elapsed_ns);
+    }
+}
+
+impl SiteCounters {
+    fn new(site: &Site, names: &Names) -> Self {
+        let routes = (0..site.route_count() as u16).map(|n| site.route_name(RouteId(n)));
+        SiteCounters {
+            variants: vec![None; site.variant_count()],
+            routes: routes.map(|name| names.id(name)).collect(),
+        }
+    }
+
+    /// The series of a variant that is hit for the first time.
+    #[cold]
+    fn variant(&mut self, page: &mut Page, site: &Site, id: VariantId) -> VariantCounters {
+        let variant = site.variant(id);
+        let name = self.routes[variant.route().index()];
+        let (method, status) = (label(variant.method()), variant.status());
+        let chain = if variant.persist().closes() { Chain::Last } else { Chain::ReplyRecv };
+        let counters = VariantCounters {
+            requests: page.counter(Key::http_requests(name, method, status, PathKind::Prepared)),
+            bytes: page.counter(Key::http_response_bytes(name)),
+            duration: page.histogram(Key::http_request_duration(name, PathKind::Prepared)),
+            sends: page.counter(Key::prepared_sends(name, chain, SendResult::Queued)),
+            route: name,
+        };
+        self.variants[id.index()] = Some(counters);
+        counters
+    }
+}
+
+fn label(method: Method) -> MethodLabel {
+    MethodLabel::from_token(method.name().as_bytes())
+}

@@ -1,0 +1,771 @@
+//! One ring thread: its connections, and the loop that serves them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ember_http::{
+    Conn, Event, HandlerId, Input, Memo, Method, Persist, Phase, Reason, RouteId, VariantId,
+};
+use ember_uring::{
+    Buffer, Completion, Driver, Errno, Full, ListenerId, Op, Payload, PeerAddr, Piece, Sock, Then,
+};
+use slab::Slab;
+
+use super::replies::{Outgoing, Replies};
+use super::response::Response;
+use super::scribe::{Mailbox, Scribe};
+use super::site::{Handler, Sites};
+use super::tally::{Closed, Tally};
+use super::timers::{TICK_MS, Tick, Wheel};
+use crate::boot::{Order, Seat};
+
+/// How long a connection is read from after an error reply, so that what was under way does not
+/// reset it before the reply is read (RFC 9112, section 9.6), and how many bytes at most.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: u32 = 256 * 1024;
+
+/// After so long without a try to accept again, though descriptors were short.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Timeouts in ticks of the wheel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// From the first byte of a request to the end of its head.
+    pub(crate) head: Tick,
+    /// From one part of a body to the next.
+    pub(crate) body: Tick,
+    /// From a reply to the next request.
+    pub(crate) idle: Tick,
+    /// How long a last reply may make no headway.
+    pub(crate) write: Tick,
+}
+
+/// What a thread is made of besides its driver.
+pub(crate) struct Parts {
+    pub(crate) sites: Arc<Sites>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) tally: Tally,
+    pub(crate) scribe: Scribe,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) seat: Seat,
+    /// The driver's listeners, in their order, and which one of the config each is.
+    pub(crate) listeners: Vec<(ListenerId, usize)>,
+    pub(crate) sockets_max: usize,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// No connection is here.
+    Free,
+    /// A receive is in flight, or a reply with a receive behind it.
+    Open,
+    /// A handler has the request; nothing is in flight.
+    Dispatched(u32),
+    /// The last reply is on its way; the close behind it too.
+    Closing,
+    /// A last reply has been sent or is on its way, and what still comes is read and forgotten.
+    Lingering { read: u32, receiving: bool },
+}
+
+struct Connection {
+    conn: Conn,
+    sock: Option<Sock>,
+    listener: u16,
+    stage: Stage,
+    deadline: Tick,
+    /// Where its entry in the wheel comes up; the deadline may have moved on since.
+    wakes: Tick,
+    closed: Closed,
+    /// The last prepared reply, to name the route if its chain breaks.
+    last: Option<VariantId>,
+}
+
+/// A request that a handler answers later.
+struct Pending {
+    sock: Sock,
+    site: usize,
+    route: RouteId,
+    handler: HandlerId,
+    method: Method,
+    persist: Persist,
+    since: Instant,
+}
+
+/// What one site needs in this thread.
+struct Served {
+    replies: Replies,
+    memo: Memo,
+}
+
+/// How a conversation on received bytes ended.
+enum Next {
+    /// Send what there is, then receive.
+    Receive,
+    /// Send what there is, then wait for the handler.
+    Wait(u32),
+    /// Send what there is, then close.
+    Close(Closed),
+    /// Send what there is, then read on for a while before closing.
+    Linger(Closed),
+}
+
+/// One ring thread.
+pub(crate) struct Thread<D> {
+    driver: D,
+    sites: Arc<Sites>,
+    served: Vec<Served>,
+    connections: Vec<Connection>,
+    open: usize,
+    wheel: Wheel,
+    timeouts: Timeouts,
+    tally: Tally,
+    scribe: Scribe,
+    mailbox: Arc<Mailbox>,
+    pending: Slab<Pending>,
+    seat: Seat,
+    order: Order,
+    listeners: Vec<(ListenerId, usize)>,
+    /// Listeners that stopped for want of descriptors or memory.
+    paused: Vec<ListenerId>,
+    paused_until: Option<Instant>,
+    /// What a full queue gave back.
+    deferred: VecDeque<(Sock, Payload, Then)>,
+    out: Outgoing,
+    started: Instant,
+    now: Instant,
+    due: Vec<u32>,
+    idle_closed: bool,
+}
+
+impl<D: Driver> Thread<D> {
+    /// A thread over a driver that accepts already.
+    ///
+    /// # Errors
+    /// When memory for the replies cannot be had.
+    pub(crate) fn new(driver: D, parts: Parts) -> io::Result<Self> {
+        let Parts { sites, timeouts, tally, scribe, mailbox, seat, listeners, sockets_max } = parts;
+        let mut served = Vec::new();
+        for site in sites.all() {
+            let replies = Replies::new(Arc::clone(site))?;
+            served.push(Served { replies, memo: Memo::new() });
+        }
+        let now = Instant::now();
+        Ok(Thread {
+            driver,
+            sites,
+            served,
+            connections: Vec::with_capacity(sockets_max),
+            open: 0,
+            wheel: Wheel::new(sockets_max),
+            timeouts,
+            tally,
+            scribe,
+            mailbox,
+            pending: Slab::new(),
+            seat,
+            order: Order::Serve,
+            listeners,
+            paused: Vec::new(),
+            paused_until: None,
+            deferred: VecDeque::new(),
+            out: Outgoing::default(),
+            started: now,
+            now,
+            due: Vec::new(),
+            idle_closed: false,
+        })
+    }
+
+    /// Serves until it is told to leave and the last connection is closed.
+    ///
+    /// # Errors
+    /// What the driver cannot outlive.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut done = Vec::with_capacity(256);
+        while !self.finished() {
+            let wait = self.wait();
+            self.driver.turn(wait, &mut done)?;
+            self.look_at_clock();
+            let few = done.len() < 4;
+            for completion in done.drain(..) {
+                self.complete(completion);
+            }
+            self.retry();
+            self.tick();
+            self.count(few);
+        }
+        self.count(true);
+        Ok(())
+    }
+
+    fn look_at_clock(&mut self) {
+        self.now = Instant::now();
+        // A clock before 1970 is wrong anyway; the date's first second is as good as any.
+        let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        for served in &mut self.served {
+            served.replies.set_clock(second);
+        }
+    }
+
+    /// Writes the turn's counters; those of the driver where there is little to do, and in any
+    /// case once a tick.
+    fn count(&mut self, few: bool) {
+        if self.tally.has_hits() {
+            let elapsed_ns = self.now.elapsed().as_nanos() as u64;
+            self.tally.write_hits(&self.sites, elapsed_ns);
+        }
+        if few {
+            self.tally.write_driver(self.driver.stats());
+            for served in &mut self.served {
+                for (why, count) in served.replies.take_fallthroughs() {
+                    self.tally.fell_through(why, count);
+                }
+            }
+        }
+    }
+
+    /// How long a turn may wait.
+    fn wait(&self) -> Option<Duration> {
+        if !self.deferred.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let tick = (self.wheel.len() > 0).then(|| {
+            let next = u64::from(self.tick_now()) + 1;
+            Duration::from_millis(next * TICK_MS).saturating_sub(self.started.elapsed())
+        });
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        let retry = self.paused_until.map(until);
+        let drain = match self.order {
+            Order::Drain { idle_at, deadline } => {
+                Some(until(if self.idle_closed { deadline } else { idle_at.min(deadline) }))
+            }
+            _ => None,
+        };
+        [tick, retry, drain].into_iter().flatten().min()
+    }
+
+    fn tick_now(&self) -> Tick {
+        ((self.now - self.started).as_millis() as u64 / TICK_MS) as Tick
+    }
+
+    fn finished(&self) -> bool {
+        match self.order {
+            Order::Serve | Order::Unready => false,
+            Order::Drain { deadline, .. } => self.open == 0 || self.now >= deadline,
+            Order::Stop => true,
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match completion {
+            Completion::Received { sock, buffer } => self.received(sock, buffer),
+            Completion::Accepted { listener, sock } => self.accepted(listener, sock),
+            Completion::Sent { sock } => self.sent(sock),
+            Completion::Ended { sock } => self.ended(sock),
+            Completion::Failed { sock, op, error } => self.failed(sock, op, error),
+            Completion::Closed { sock } => self.closed(sock),
+            Completion::AcceptPaused { listener, error } => self.accept_paused(listener, error),
+            Completion::Peer { sock, address } => self.peer(sock, address.map(|a| *a)),
+            Completion::Woken => self.woken(),
+        }
+    }
+
+    fn accepted(&mut self, listener: ListenerId, sock: Sock) {
+        let index = sock.slot() as usize;
+        if index >= self.connections.len() {
+            self.connections.resize_with(index + 1, Connection::free);
+        }
+        let listener = self.listeners[listener.index()].1;
+        let deadline = self.tick_now() + self.timeouts.head;
+        let connection = &mut self.connections[index];
+        debug_assert!(connection.stage == Stage::Free, "a slot is free before it is used again");
+        *connection = Connection {
+            sock: Some(sock),
+            listener: listener as u16,
+            stage: Stage::Open,
+            deadline,
+            wakes: deadline,
+            ..Connection::free()
+        };
+        self.open += 1;
+        self.wheel.set(sock.slot(), deadline);
+        self.tally.accepted(listener);
+        self.receive(sock);
+    }
+
+    /// Posts a receive, or ends the connection where the queue has no room even for that.
+    fn receive(&mut self, sock: Sock) {
+        if let Err(Full(())) = self.driver.recv(sock) {
+            self.close(sock, Closed::Reset);
+        }
+    }
+
+    #[inline]
+    fn received(&mut self, sock: Sock, buffer: Buffer) {
+        let index = sock.slot() as usize;
+        match self.connections[index].stage {
+            Stage::Open => {
+                let next = self.converse(sock, Some(&buffer));
+                self.driver.give_back(buffer);
+                self.proceed(sock, next);
+            }
+            Stage::Lingering { read, .. } => {
+                let read = read.saturating_add(buffer.len() as u32);
+                self.driver.give_back(buffer);
+                self.connections[index].stage = Stage::Lingering { read, receiving: false };
+                self.linger(sock);
+            }
+            Stage::Free | Stage::Dispatched(_) | Stage::Closing => self.driver.give_back(buffer),
+        }
+    }
+
+    /// Lets the connection's machine read what came, and gathers the replies.
+    #[inline]
+    fn converse(&mut self, sock: Sock, buffer: Option<&Buffer>) -> Next {
+        let Self { driver, sites, served, connections, tally, out, now, .. } = self;
+        let connection = &mut connections[sock.slot() as usize];
+        let site_index = sites.of_listener(usize::from(connection.listener));
+        let site = sites.all()[site_index].as_ref();
+        let Served { replies, memo } = &mut served[site_index];
+        let mut input = buffer.map_or_else(Input::default, |b| Input::new(driver.bytes(b)));
+        let draining = !matches!(self.order, Order::Serve | Order::Unready);
+        loop {
+            match connection.conn.next(site, memo, &mut input) {
+                Event::Prepared { variant, count, close } => {
+                    connection.last = Some(variant);
+                    let len = replies.push(variant, count, out);
+                    tally.hit(site_index, variant, count, len);
+                    if close {
+                        return Next::Close(Closed::Reply);
+                    }
+                }
+                Event::More => {
+                    return if draining && connection.conn.phase() == Phase::Idle && !out.is_empty()
+                    {
+                        Next::Close(Closed::Drain)
+                    } else {
+                        Next::Receive
+                    };
+                }
+                Event::Request(request) => {
+                    let (method, route) = (request.head.method, request.route);
+                    let persist = if draining { Persist::Close } else { request.persist };
+                    let answer = if request.has_body {
+                        Answer::Now(Response::text(400, "this route takes no body\n"))
+                    } else {
+                        first_answer(sites.handler(request.handler), &self.order)
+                    };
+                    let handler = request.handler;
+                    let refuses = request.has_body;
+                    match answer {
+                        Answer::Now(response) => {
+                            let persist = if refuses { Persist::Close } else { persist };
+                            let bytes = response.to_bytes(method, persist, replies.date());
+                            let elapsed_ns = now.elapsed().as_nanos() as u64;
+                            let (status, len) = (response.status, bytes.len());
+                            tally.replied(site_index, route, method, status, len, elapsed_ns);
+                            out.push(Piece::Owned(bytes));
+                            connection.conn.replied(persist.closes());
+                            if refuses {
+                                return Next::Linger(Closed::Refused);
+                            }
+                            if persist.closes() {
+                                return Next::Close(Closed::Reply);
+                            }
+                        }
+                        Answer::Later => {
+                            let pending = Pending {
+                                sock,
+                                site: site_index,
+                                route,
+                                handler,
+                                method,
+                                persist,
+                                since: *now,
+                            };
+                            let ticket = self.pending.insert(pending);
+                            tally.in_flight(true);
+                            // What came behind it is kept by the machine.
+                            let waits = connection.conn.next(site, memo, &mut input);
+                            debug_assert!(matches!(waits, Event::Wait), "one reply at a time");
+                            return Next::Wait(ticket as u32);
+                        }
+                    }
+                }
+                Event::Refuse(refusal) => {
+                    let mut bytes = Vec::with_capacity(256);
+                    refusal.write(replies.date(), &mut bytes);
+                    tally.refused(refusal.reason, bytes.len(), now.elapsed().as_nanos() as u64);
+                    out.push(Piece::Owned(bytes));
+                    if refusal.persist.closes() {
+                        return Next::Linger(Closed::Refused);
+                    }
+                }
+                Event::Body(_) | Event::BodyEnd => {}
+                Event::Wait => unreachable!("a connection that waits is not received from"),
+                Event::Close => return Next::Close(Closed::Reply),
+            }
+        }
+    }
+
+    /// Does what a conversation has come to.
+    #[inline]
+    fn proceed(&mut self, sock: Sock, next: Next) {
+        let payload = self.out.take();
+        match next {
+            Next::Receive => {
+                let connection = &mut self.connections[sock.slot() as usize];
+                connection.stage = Stage::Open;
+                self.extend_deadline(sock);
+                match payload {
+                    Some(payload) => self.send(sock, payload, Then::Recv),
+                    None => self.receive(sock),
+                }
+            }
+            Next::Wait(ticket) => {
+                self.connections[sock.slot() as usize].stage = Stage::Dispatched(ticket);
+                self.wheel.remove(sock.slot());
+                match payload {
+                    // Replies to what was pipelined before it; the handler starts when they are out.
+                    Some(payload) => self.send(sock, payload, Then::Nothing),
+                    None => self.start(ticket as usize),
+                }
+            }
+            Next::Close(reason) => {
+                self.set_closing(sock, Stage::Closing, reason, self.timeouts.write);
+                match payload {
+                    Some(payload) => self.send(sock, payload, Then::Close),
+                    None => self.driver.close(sock),
+                }
+            }
+            Next::Linger(reason) => {
+                let linger = ticks(LINGER);
+                let stage = Stage::Lingering { read: 0, receiving: false };
+                self.set_closing(sock, stage, reason, linger);
+                match payload {
+                    Some(payload) => self.send(sock, payload, Then::Shutdown),
+                    None => self.linger(sock),
+                }
+            }
+        }
+    }
+
+    fn set_closing(&mut self, sock: Sock, stage: Stage, reason: Closed, after: Tick) {
+        let deadline = self.tick_now() + after;
+        let connection = &mut self.connections[sock.slot() as usize];
+        connection.stage = stage;
+        connection.closed = reason;
+        connection.deadline = deadline;
+        connection.wakes = deadline;
+        self.wheel.set(sock.slot(), deadline);
+    }
+
+    /// The deadline that holds while the connection receives. It moves with every request; the
+    /// entry in the wheel only where the new deadline is earlier.
+    #[inline]
+    fn extend_deadline(&mut self, sock: Sock) {
+        let now = self.tick_now();
+        let connection = &mut self.connections[sock.slot() as usize];
+        let deadline = match connection.conn.phase() {
+            Phase::Idle | Phase::Reply | Phase::Ended => now + self.timeouts.idle,
+            // A head must be there in time however often a piece of it comes.
+            Phase::Head if connection.deadline <= now + self.timeouts.head => connection.deadline,
+            Phase::Head => now + self.timeouts.head,
+            Phase::Body => now + self.timeouts.body,
+        };
+        connection.deadline = deadline;
+        if deadline < connection.wakes {
+            connection.wakes = deadline;
+            self.wheel.set(sock.slot(), deadline);
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, sock: Sock, payload: Payload, then: Then) {
+        if let Err(Full(payload)) = self.driver.send(sock, payload, then) {
+            self.deferred.push_back((sock, payload, then));
+        }
+    }
+
+    /// Tries again what the queue had no room for, in order.
+    fn retry(&mut self) {
+        while let Some((sock, payload, then)) = self.deferred.pop_front() {
+            if let Err(Full(payload)) = self.driver.send(sock, payload, then) {
+                self.deferred.push_front((sock, payload, then));
+                break;
+            }
+        }
+        if self.paused_until.is_some_and(|until| self.now >= until) {
+            self.paused_until = None;
+            if !matches!(self.order, Order::Drain { .. } | Order::Stop) {
+                for listener in self.paused.drain(..) {
+                    self.driver.resume(listener);
+                }
+            }
+        }
+    }
+
+    fn sent(&mut self, sock: Sock) {
+        match self.connections[sock.slot() as usize].stage {
+            Stage::Dispatched(ticket) => self.start(ticket as usize),
+            Stage::Lingering { .. } => self.linger(sock),
+            Stage::Free | Stage::Open | Stage::Closing => {}
+        }
+    }
+
+    /// Reads on after a last reply, as long as it is worth it.
+    fn linger(&mut self, sock: Sock) {
+        let connection = &mut self.connections[sock.slot() as usize];
+        let Stage::Lingering { read, receiving } = connection.stage else { return };
+        if read > LINGER_BYTES_MAX {
+            connection.stage = Stage::Closing;
+            self.driver.close(sock);
+        } else if !receiving {
+            connection.stage = Stage::Lingering { read, receiving: true };
+            self.receive(sock);
+        }
+    }
+
+    fn ended(&mut self, sock: Sock) {
+        let connection = &mut self.connections[sock.slot() as usize];
+        if connection.stage == Stage::Open {
+            let cut = connection.conn.handle_eof();
+            connection.closed = if cut.is_some() { Closed::Truncated } else { Closed::Peer };
+        }
+        connection.stage = Stage::Closing;
+        self.driver.close(sock);
+    }
+
+    fn failed(&mut self, sock: Sock, op: Op, _error: Errno) {
+        let connection = &mut self.connections[sock.slot() as usize];
+        if matches!(op, Op::Send | Op::SendZc)
+            && let Some(variant) = connection.last
+        {
+            let site = self.sites.of_listener(usize::from(connection.listener));
+            let last = connection.stage == Stage::Closing;
+            self.tally.send_failed(site, variant, last);
+        }
+        if let Stage::Dispatched(ticket) = connection.stage {
+            self.forget(ticket as usize);
+        }
+        self.close(sock, Closed::Reset);
+    }
+
+    fn close(&mut self, sock: Sock, reason: Closed) {
+        let connection = &mut self.connections[sock.slot() as usize];
+        connection.stage = Stage::Closing;
+        connection.closed = reason;
+        self.wheel.remove(sock.slot());
+        self.driver.close(sock);
+    }
+
+    fn closed(&mut self, sock: Sock) {
+        let connection = &mut self.connections[sock.slot() as usize];
+        let (listener, reason) = (usize::from(connection.listener), connection.closed);
+        *connection = Connection::free();
+        self.wheel.remove(sock.slot());
+        self.open -= 1;
+        self.tally.closed(listener, reason);
+        if !self.paused.is_empty() {
+            self.paused_until = Some(self.now); // a descriptor is free again
+        }
+    }
+
+    fn accept_paused(&mut self, listener: ListenerId, error: Errno) {
+        if !self.paused.contains(&listener) {
+            self.paused.push(listener);
+        }
+        self.paused_until.get_or_insert(self.now + ACCEPT_RETRY);
+        let _ = error;
+    }
+
+    /// Begins to answer a request whose handler answers later.
+    fn start(&mut self, ticket: usize) {
+        let Some(pending) = self.pending.get(ticket) else { return };
+        match self.sites.handler(pending.handler) {
+            Handler::Metrics { allow } if !allow.is_empty() => self.driver.peer(pending.sock),
+            Handler::Metrics { .. } => self.ask_scribe(ticket),
+            Handler::Live | Handler::Ready => unreachable!("these answer at once"),
+        }
+    }
+
+    fn peer(&mut self, sock: Sock, address: io::Result<PeerAddr>) {
+        let Stage::Dispatched(ticket) = self.connections[sock.slot() as usize].stage else {
+            return;
+        };
+        let Some(pending) = self.pending.get(ticket as usize) else { return };
+        let Handler::Metrics { allow } = self.sites.handler(pending.handler) else { return };
+        let allowed = match address {
+            // Who can open the socket's file may ask; its permissions say who that is.
+            Ok(PeerAddr::Unix) => true,
+            Ok(PeerAddr::Inet(address)) => {
+                let address = address.ip().to_canonical();
+                allow.iter().any(|net| net.contains(&address))
+            }
+            Err(_) => false,
+        };
+        if allowed {
+            self.ask_scribe(ticket as usize);
+        } else {
+            self.answer(ticket as usize, Response::text(403, "not for this address\n"));
+        }
+    }
+
+    fn ask_scribe(&mut self, ticket: usize) {
+        if !self.scribe.ask(ticket, &self.mailbox) {
+            let busy = Response::text(503, "too many scrapes at a time\n");
+            self.answer(ticket, busy.with("Retry-After", "1"));
+        }
+    }
+
+    /// Sends a handler's reply and goes on with what came behind the request.
+    fn answer(&mut self, ticket: usize, response: Response) {
+        let Some(pending) = self.forget(ticket) else { return };
+        let Pending { sock, site, route, method, persist, since, .. } = pending;
+        let draining = !matches!(self.order, Order::Serve | Order::Unready);
+        let persist = if draining { Persist::Close } else { persist };
+        let date = self.served[site].replies.date();
+        let bytes = response.to_bytes(method, persist, date);
+        let elapsed_ns = since.elapsed().as_nanos() as u64;
+        self.tally.replied(site, route, method, response.status, bytes.len(), elapsed_ns);
+        self.out.push(Piece::Owned(bytes));
+        let connection = &mut self.connections[sock.slot() as usize];
+        connection.last = None;
+        connection.conn.replied(persist.closes());
+        let next = if persist.closes() {
+            Next::Close(if draining { Closed::Drain } else { Closed::Reply })
+        } else {
+            self.wheel.set(sock.slot(), self.tick_now() + self.timeouts.idle);
+            self.converse(sock, None)
+        };
+        self.proceed(sock, next);
+    }
+
+    fn forget(&mut self, ticket: usize) -> Option<Pending> {
+        let pending = self.pending.try_remove(ticket)?;
+        self.tally.in_flight(false);
+        Some(pending)
+    }
+
+    fn woken(&mut self) {
+        for (ticket, text) in self.mailbox.take() {
+            // A ticket may have been given anew when its connection broke; both asked for the
+            // same thing.
+            self.answer(ticket, Response::metrics(text));
+        }
+        let order = self.seat.order();
+        if order != self.order {
+            let began = matches!(self.order, Order::Serve | Order::Unready);
+            self.order = order;
+            if began && matches!(order, Order::Drain { .. } | Order::Stop) {
+                for (listener, _) in &self.listeners {
+                    self.driver.pause(*listener);
+                }
+            }
+        }
+    }
+
+    /// Looks at the deadlines that have come up, and at the drain's.
+    fn tick(&mut self) {
+        let now = self.tick_now();
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(now, &mut due);
+        for slot in due.drain(..) {
+            let connection = &mut self.connections[slot as usize];
+            let Some(sock) = connection.sock else { continue };
+            if connection.deadline > now {
+                connection.wakes = connection.deadline;
+                self.wheel.set(slot, connection.deadline);
+            } else {
+                self.timed_out(sock);
+            }
+        }
+        self.due = due;
+        if let Order::Drain { idle_at, .. } = self.order
+            && !self.idle_closed
+            && self.now >= idle_at
+        {
+            self.idle_closed = true;
+            self.close_idle();
+        }
+    }
+
+    fn timed_out(&mut self, sock: Sock) {
+        let connection = &mut self.connections[sock.slot() as usize];
+        match connection.stage {
+            Stage::Open => {
+                let idle = connection.conn.phase() == Phase::Idle;
+                let served = connection.conn.served() > 0;
+                match connection.conn.handle_timeout() {
+                    Some(refusal) => {
+                        let site = self.sites.of_listener(usize::from(connection.listener));
+                        let mut bytes = Vec::with_capacity(256);
+                        refusal.write(self.served[site].replies.date(), &mut bytes);
+                        self.tally.refused(Reason::Timeout, bytes.len(), 0);
+                        let stage = Stage::Lingering { read: 0, receiving: true };
+                        self.set_closing(sock, stage, Closed::Timeout, ticks(LINGER));
+                        self.send(sock, Payload::from(bytes), Then::Shutdown);
+                    }
+                    None if idle && served => self.close(sock, Closed::Idle),
+                    None => self.close(sock, Closed::Timeout),
+                }
+            }
+            Stage::Closing | Stage::Lingering { .. } => {
+                connection.stage = Stage::Closing;
+                self.driver.close(sock);
+            }
+            Stage::Free | Stage::Dispatched(_) => {}
+        }
+    }
+
+    fn close_idle(&mut self) {
+        for slot in 0..self.connections.len() {
+            let connection = &self.connections[slot];
+            if let Some(sock) = connection.sock
+                && connection.stage == Stage::Open
+                && connection.conn.phase() == Phase::Idle
+            {
+                self.close(sock, Closed::Drain);
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn free() -> Self {
+        Connection {
+            conn: Conn::new(),
+            sock: None,
+            listener: 0,
+            stage: Stage::Free,
+            deadline: 0,
+            wakes: 0,
+            closed: Closed::Peer,
+            last: None,
+        }
+    }
+}
+
+/// What a handler says at first.
+enum Answer {
+    Now(Response),
+    Later,
+}
+
+fn first_answer(handler: &Handler, order: &Order) -> Answer {
+    match handler {
+        Handler::Metrics { .. } => Answer::Later,
+        Handler::Live => Answer::Now(Response::text(200, "alive\n")),
+        Handler::Ready if *order == Order::Serve => Answer::Now(Response::text(200, "ready\n")),
+        Handler::Ready => Answer::Now(Response::text(503, "draining\n")),
+    }
+}
+
+/// A duration in ticks, rounded up; at least one.
+pub(crate) fn ticks(duration: Duration) -> Tick {
+    let ticks = duration.as_millis().div_ceil(u128::from(TICK_MS)).max(1);
+    Tick::try_from(ticks).unwrap_or(Tick::MAX / 4).min(Tick::MAX / 4)
+}
