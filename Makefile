@@ -1,8 +1,10 @@
 # emberd: `make run` serves, `make test` proves it.
 CARGO ?= cargo
 RUN_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help run build test check docs setup setup-test setup-bench bench bench-full clean
+.PHONY: help run build test check docs setup setup-test setup-bench setup-bench-full bench bench-full \
+	bench-build clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,8 +34,24 @@ setup: ## install the Debian packages that the build needs
 setup-test: ## install the Debian packages that the tests need
 	@sh deploy/install-packages.sh build test
 
-setup-bench: ## install the Debian packages that the benchmarks need
+setup-bench: ## install and build what the quick benchmarks measure emberd beside
 	@sh deploy/install-packages.sh build bench
+	@sh bench/setup.sh quick
+
+setup-bench-full: setup-bench ## the same for all of them
+	@sh bench/setup.sh full
+
+bench: setup-bench bench-build ## emberd beside other servers: about ten minutes
+	target/release/ember-bench run --quick $(BENCH_ARGS); status=$$?; \
+	target/release/ember-bench report && exit $$status
+
+bench-full: setup-bench-full bench-build ## everything, in longer windows: hours
+	target/release/ember-bench run --full $(BENCH_ARGS); status=$$?; \
+	target/release/ember-bench report && exit $$status
+
+bench-build: setup
+	$(CARGO) build --release -p emberd -p ember-bench
+	$(CARGO) build --release -p ember-uring --example pong
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -47,6 +47,9 @@ pub struct Peer {
     /// Environment variables, with placeholders.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Placeholders of its own, with placeholders.
+    #[serde(default)]
+    pub values: Values,
 }
 
 /// How a server is known to be ready.
@@ -242,6 +245,8 @@ impl Server {
         let mut values = start.values.clone();
         values.insert("port".into(), address.port().to_string());
         values.insert("dir".into(), start.dir.display().to_string());
+        let own: Vec<_> = peer.values.iter().map(|(k, v)| (k.clone(), fill(v, &values))).collect();
+        values.extend(own);
         if let Some(file) = &peer.config {
             let path = start.dir.join(file);
             fs::write(&path, fill(&peers.read_config(file)?, &values))?;
@@ -398,6 +403,7 @@ mod tests {
             ready: Ready::Answers,
             install: "apt: x".into(),
             env: BTreeMap::new(),
+            values: Values::new(),
         };
         let peers = Peers { dir: PathBuf::new(), peers: vec![peer] };
         let error = peers.record("x", &Values::new()).unwrap_err().to_string();

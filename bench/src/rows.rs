@@ -193,8 +193,18 @@ fn row(id: &'static str, title: &'static str, work: Work, subjects: Vec<SubjectS
 }
 
 fn everyone() -> Vec<SubjectSpec> {
-    let quick =
-        ["emberd", "floor", "nginx", "h2o", "haproxy", "hyper", "axum", "actix-web", "fasthttp"];
+    let quick = [
+        "emberd",
+        "floor",
+        "nginx",
+        "nginx-log",
+        "h2o",
+        "haproxy",
+        "hyper",
+        "axum",
+        "actix-web",
+        "fasthttp",
+    ];
     let full = ["express", "nestjs", "fastapi"];
     quick.map(SubjectSpec::new).into_iter().chain(full.map(SubjectSpec::full)).collect()
 }
@@ -214,6 +224,7 @@ fn hello_rows() -> Vec<RowSpec> {
         RowSpec {
             targets: vec![
                 ratio(Metric::Cpu, "emberd", "nginx", 0.72),
+                ratio(Metric::Cpu, "emberd", "nginx-log", 0.72),
                 bound(Metric::CpuUser, "emberd", 0.30),
                 bound(Metric::Rss, "emberd", 10e6),
             ],
