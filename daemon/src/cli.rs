@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, Report, Sources};
 use crate::supervisor::Request;
-use crate::{control, routes, supervisor};
+use crate::{control, doctor, routes, supervisor};
 
 /// A run-time failure.
 pub const EXIT_FAILURE: u8 = 1;
@@ -46,6 +46,8 @@ pub enum Command {
     Upgrade(ConfigArgs),
     /// Print the running server's generations, workers and connections
     Status(JsonArgs),
+    /// Print what this host gives, and how to mend what it lacks
+    Doctor(JsonArgs),
     /// Print what is served, where, and how
     Routes(JsonArgs),
     /// Print the config in force, a schema for editors, or a file to begin with
@@ -156,6 +158,8 @@ pub enum Failure {
     Config(Box<Report>),
     /// Anything else, in words.
     Other(String),
+    /// What is wrong has been printed.
+    Said,
 }
 
 impl ConfigArgs {
@@ -217,6 +221,7 @@ impl Cli {
             Command::Status(JsonArgs { config, json }) => {
                 control::ask(&config.over(&outer), Request::Status, json)
             }
+            Command::Doctor(JsonArgs { config, json }) => doctor::run(&config.over(&outer), json),
             Command::Routes(JsonArgs { config, json }) => {
                 config.over(&outer).load().and_then(|Loaded { config, .. }| {
                     say(&if json { routes::json(&config) } else { routes::human(&config) })
@@ -233,6 +238,7 @@ impl Cli {
                 tell(&report);
                 ExitCode::from(EXIT_CONFIG)
             }
+            Err(Failure::Said) => ExitCode::from(EXIT_FAILURE),
             Err(Failure::Other(why)) => {
                 eprintln!("emberd: {why}");
                 ExitCode::from(EXIT_FAILURE)

@@ -4,6 +4,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod routes;
 pub mod supervisor;
 pub mod worker;
