@@ -181,22 +181,23 @@ mod tests {
 
     #[test]
     fn a_reader_beside_the_writer_never_sees_a_mixture() {
-        let pages = Pages::create(1, 512).unwrap();
-        let posts = 2_000;
+        let turn = AtomicU64::new(0);
+        let slots: Vec<AtomicU64> = (0..2 * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect();
+        let posts = 3_000;
+        let letter = |post: usize| char::from(b'a' + (post % 26) as u8);
+        let length = |post: usize| 20_000 + post % 26 * 1000;
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for turn in 1..=posts {
-                    let pids = vec![turn; turn as usize % 300 + 1];
-                    pages.post(&Board { pids, ..Board::default() }).unwrap();
+            let writer = scope.spawn(|| {
+                for post in 0..posts {
+                    assert!(write(&turn, &slots, &letter(post).to_string().repeat(length(post))));
                 }
             });
-            let mut last = 0;
-            while last < posts {
-                let pids = pages.board().pids;
-                let Some(&first) = pids.first() else { continue };
-                assert!(first >= last && pids.iter().all(|pid| *pid == first), "{pids:?}");
-                assert_eq!(pids.len(), first as usize % 300 + 1);
-                last = first;
+            while !writer.is_finished() {
+                // None: the writer went by 64 times while this thread copied.
+                let Some(text) = read(&turn, &slots) else { continue };
+                let first = text.as_bytes()[0];
+                assert!(text.bytes().all(|byte| byte == first), "a mixture");
+                assert_eq!(text.len(), length(usize::from(first - b'a')));
             }
         });
     }

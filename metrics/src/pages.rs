@@ -568,7 +568,7 @@ mod tests {
     #[test]
     fn other_layouts_are_refused() {
         let pages = Pages::create(3, 512).unwrap();
-        for (word, value) in [(0, MARK + 1), (1, 4), (1, u64::MAX), (2, 1 << 20), (2, 0)] {
+        for (word, value) in [(0, MARK + 1), (1, 2), (1, 4), (1, u64::MAX), (2, 1 << 20), (2, 0)] {
             let before = pages.shared[word].swap(value, Ordering::Relaxed);
             let again = Pages::from_fd(pages.as_fd().try_clone_to_owned().unwrap());
             assert_eq!(again.unwrap_err().kind(), io::ErrorKind::InvalidData);

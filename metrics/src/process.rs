@@ -105,12 +105,10 @@ impl Stat {
 /// Open descriptors and the soft limit; none where this process may not look.
 fn descriptors(pid: u32) -> Option<(u64, u64)> {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
-    // Looking at oneself opens one more.
-    let own = u64::from(pid == std::process::id());
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     let max = line.split_ascii_whitespace().next()?.parse().ok()?;
-    Some((open.saturating_sub(own), max))
+    Some((open, max))
 }
 
 fn boot_time() -> Option<f64> {
@@ -152,6 +150,17 @@ mod tests {
     }
 
     #[test]
+    fn the_start_is_that_of_the_oldest() {
+        let own = std::process::id();
+        let first = Processes::read(&[1]).start_seconds;
+        let Some(first) = first else { return println!("skipped: process 1 is hidden") };
+        for pids in [[1, own], [own, 1]] {
+            assert_eq!(Processes::read(&pids).start_seconds, Some(first));
+        }
+        assert!(own == 1 || Processes::read(&[own]).start_seconds.unwrap() > first);
+    }
+
+    #[test]
     fn numbers_are_added_over_processes() {
         let mut child =
             Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -161,7 +170,6 @@ mod tests {
         child.wait().unwrap();
         assert!(both.resident_bytes > one.resident_bytes);
         assert!(both.threads > one.threads && both.open_fds > one.open_fds);
-        assert!(both.start_seconds <= one.start_seconds);
         assert_eq!(Processes::read(&[child.id()]), Processes::default());
         assert_eq!(Processes::default().samples().count(), 0);
     }
