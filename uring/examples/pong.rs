@@ -101,7 +101,10 @@ impl<D: Driver> Pong<D> {
                 self.partial[sock.slot() as usize] = 0;
             }
             Completion::AcceptPaused { error, .. } => return Err(error.into()),
-            Completion::Sent { .. } | Completion::Peer { .. } | Completion::Woken => {}
+            Completion::Sent { .. }
+            | Completion::Peer { .. }
+            | Completion::Connected { .. }
+            | Completion::Woken => {}
         }
         Ok(())
     }

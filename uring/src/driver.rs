@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::{Info, Payload, Pinned, Region, Stats, Waker};
+use crate::{Address, Info, Payload, Pinned, Region, Stats, Waker};
 
 /// A connected socket of one driver.
 ///
@@ -220,6 +220,11 @@ pub enum Completion {
         /// The address of its other end.
         address: io::Result<Box<PeerAddr>>,
     },
+    /// The socket of [`Driver::connect`] is connected; nothing is in flight on it.
+    Connected {
+        /// Which one.
+        sock: Sock,
+    },
     /// A [`Waker`] was used.
     Woken,
 }
@@ -269,6 +274,19 @@ pub trait Driver {
 
     /// Asks for the address of the other end; [`Completion::Peer`] follows.
     fn peer(&mut self, sock: Sock);
+
+    /// Takes over a connected stream socket that did not come from a listener.
+    ///
+    /// # Errors
+    /// `ENFILE` when there are too many of them.
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock>;
+
+    /// Connects to a server: [`Completion::Connected`] follows, or [`Completion::Failed`]. The
+    /// name may be closed meanwhile, and used for nothing else.
+    ///
+    /// # Errors
+    /// When there is no descriptor, the address is no good, or the queue is full (`EAGAIN`).
+    fn connect(&mut self, address: &Address) -> io::Result<Sock>;
 
     /// One turn: hands over everything queued, waits until something happens or `wait` is over
     /// (`None`: for ever, zero: not at all), and appends what has happened to `out`.

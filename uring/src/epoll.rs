@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{self as sys, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{self, MsgFlags, Shutdown, SockFlag};
+use nix::sys::socket::{self, MsgFlags, Shutdown, SockFlag, sockopt};
 
+use crate::address::Raw;
 use crate::peer::peer_of;
 use crate::ready::{Event, Ready, System};
 use crate::ring::sockets_max;
-use crate::{Errno, Options, Payload, PeerAddr, Waker};
+use crate::{Address, Errno, Options, Payload, PeerAddr, Waker};
 
 /// The epoll driver.
 pub type Epoll = Ready<Kernel>;
@@ -53,8 +54,7 @@ impl System for Kernel {
 
     fn listen(&mut self, fd: OwnedFd, index: u32) -> io::Result<OwnedFd> {
         // Another process may take the connection between the event and the accept.
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        set_nonblocking(&fd)?;
         let data = OF_LISTENER | u64::from(index);
         self.epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, data))?;
         Ok(fd)
@@ -72,6 +72,31 @@ impl System for Kernel {
         let fd = socket::accept4(listener.as_raw_fd(), flags)?;
         // SAFETY: The kernel has just made this descriptor for us.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    fn adopt(&mut self, fd: OwnedFd) -> io::Result<OwnedFd> {
+        set_nonblocking(&fd)?;
+        Ok(fd)
+    }
+
+    fn connect(&mut self, address: &Address) -> io::Result<OwnedFd> {
+        let fd = address.socket(SockFlag::SOCK_NONBLOCK)?;
+        let connected = match address.raw()? {
+            Raw::Inet(to) => socket::connect(fd.as_raw_fd(), &to),
+            Raw::Unix(to) => socket::connect(fd.as_raw_fd(), &to),
+        };
+        match connected {
+            Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn connected(&mut self, socket: &OwnedFd) -> Option<Result<(), Errno>> {
+        match socket::getsockopt(socket, sockopt::SocketError) {
+            Ok(0) => peer_of(socket.as_raw_fd()).ok().map(|_| Ok(())),
+            Ok(error) => Some(Err(Errno::from_raw(error))),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     fn add(&mut self, socket: &OwnedFd, slot: u32) -> Result<(), Errno> {
@@ -124,6 +149,12 @@ impl System for Kernel {
         events.extend(self.events[..count].iter().map(event_of));
         Ok(())
     }
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 fn event_of(event: &EpollEvent) -> Event {

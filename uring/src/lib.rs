@@ -9,6 +9,7 @@
 //! [`Completion::Received`] → [`Driver::give_back`] and [`Driver::send`] with [`Then::Recv`] →
 //! [`Completion::Received`] → … → [`Then::Close`] or [`Driver::close`] → [`Completion::Closed`].
 
+mod address;
 mod driver;
 mod epoll;
 mod options;
@@ -21,6 +22,7 @@ mod sim;
 mod stats;
 mod waker;
 
+pub use address::Address;
 pub use driver::{Buffer, Completion, Driver, Full, ListenerId, Op, PeerAddr, Sock, Then};
 pub use epoll::Epoll;
 pub use nix::errno::Errno;

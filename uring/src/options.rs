@@ -39,10 +39,19 @@ pub struct Options {
     pub busy_poll: Option<Duration>,
     /// Lets a kernel thread on this CPU do the submitting (SQPOLL); `None`: no such thread.
     pub sqpoll_cpu: Option<u32>,
-    /// Waits up to this long for more completions once one is there; zero: not at all.
+    /// Waits so long for [`Options::min_completions`] before it is content with the first; zero:
+    /// not at all.
     pub min_wait: Duration,
+    /// How many completions a turn waits for during [`Options::min_wait`].
+    pub min_completions: u32,
+    /// Lets several receives share a buffer, each taking what it needs of it.
+    pub incremental: bool,
     /// Allows nothing on the ring but the operations that the driver uses.
     pub restrict: bool,
+    /// Sockets at a time, at most, that are connected from here rather than accepted.
+    pub connects_max: u32,
+    /// Features of the kernel to do without, by the names that [`crate::Info`] gives them.
+    pub avoid: Vec<String>,
 }
 
 impl Default for Options {
@@ -60,7 +69,11 @@ impl Default for Options {
             busy_poll: None,
             sqpoll_cpu: None,
             min_wait: Duration::ZERO,
+            min_completions: 1,
+            incremental: false,
             restrict: false,
+            connects_max: 1024,
+            avoid: Vec::new(),
         }
     }
 }

@@ -17,8 +17,8 @@ use slab::Slab;
 use self::pool::Pool;
 use self::socket::Socket;
 use crate::{
-    Buffer, Chain, Completion, Driver, Errno, Full, Info, ListenerId, Op, Options, Outcome,
-    Payload, PeerAddr, Pinned, Region, Sock, Stats, Then, Waker,
+    Address, Buffer, Chain, Completion, Driver, Errno, Full, Info, ListenerId, Op, Options,
+    Outcome, Payload, PeerAddr, Pinned, Region, Sock, Stats, Then, Waker,
 };
 
 /// Non-blocking sockets, and a way to wait until they are worth trying. Readiness is
@@ -38,6 +38,12 @@ pub trait System {
     fn watch(&mut self, listener: &Self::Listener, index: u32, on: bool);
     /// Takes one connection.
     fn accept(&mut self, listener: &Self::Listener) -> Result<Self::Socket, Errno>;
+    /// Takes over a connected socket.
+    fn adopt(&mut self, fd: OwnedFd) -> io::Result<Self::Socket>;
+    /// Begins to connect.
+    fn connect(&mut self, address: &Address) -> io::Result<Self::Socket>;
+    /// How connecting ended; `None` while it has not.
+    fn connected(&mut self, socket: &Self::Socket) -> Option<Result<(), Errno>>;
     /// Watches a socket from now on.
     fn add(&mut self, socket: &Self::Socket, slot: u32) -> Result<(), Errno>;
     /// Receives; zero is the end.
@@ -170,6 +176,9 @@ impl<S: System> Ready<S> {
         if socket.failed {
             return;
         }
+        if socket.connecting {
+            return self.try_connected(slot, out);
+        }
         if socket.armed.is_some() && socket.readable {
             self.try_armed(slot, out);
         }
@@ -183,6 +192,20 @@ impl<S: System> Ready<S> {
         }
         if self.sockets[slot as usize].closing {
             self.finish(slot, out);
+        }
+    }
+
+    fn try_connected(&mut self, slot: u32, out: &mut Vec<Completion>) {
+        let socket = &mut self.sockets[slot as usize];
+        match self.system.connected(&socket.handle) {
+            None => {}
+            Some(Ok(())) => {
+                socket.connecting = false;
+                socket.writable = true;
+                self.count(Op::Connect, Outcome::Ok);
+                out.push(Completion::Connected { sock: self.sock(slot) });
+            }
+            Some(Err(error)) => self.fail(slot, Op::Connect, error, out),
         }
     }
 
@@ -489,6 +512,19 @@ impl<S: System> Driver for Ready<S> {
             let address = self.system.peer(&socket.handle).map(Box::new);
             self.ready.push(Completion::Peer { sock, address });
         }
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock> {
+        let handle = self.system.adopt(socket)?;
+        Ok(self.open(handle)?)
+    }
+
+    fn connect(&mut self, address: &Address) -> io::Result<Sock> {
+        let handle = self.system.connect(address)?;
+        let sock = self.open(handle)?;
+        self.sockets[sock.slot as usize].connecting = true;
+        self.activate(sock.slot);
+        Ok(sock)
     }
 
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {

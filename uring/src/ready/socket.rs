@@ -11,6 +11,7 @@ pub(super) struct Socket<S> {
     pub(super) hung_up: bool,
     /// It is in the list of sockets to try.
     pub(super) active: bool,
+    pub(super) connecting: bool,
     pub(super) want: bool,
     pub(super) closing: bool,
     pub(super) failed: bool,
@@ -28,6 +29,7 @@ impl<S> Socket<S> {
             writable: true,
             hung_up: false,
             active: false,
+            connecting: false,
             want: false,
             closing: false,
             failed: false,

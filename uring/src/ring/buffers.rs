@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::IoUring;
-use io_uring::types::BufRingEntry;
+use io_uring::types::{BufRingEntry, IOU_PBUF_RING_INC};
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::Buffer;
@@ -35,6 +35,19 @@ pub(super) struct Buffers {
     /// How many it should have.
     target: u16,
     spare: Vec<u16>,
+    /// With incremental use: how much of each buffer is taken. Empty without.
+    parts: Vec<Part>,
+}
+
+/// A buffer that several receives share.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    /// Where the next receive will be.
+    start: u32,
+    /// Receives in it that have not been given back.
+    lent: u32,
+    /// The kernel is done with it.
+    full: bool,
 }
 
 /// How many buffers the kernel is given at first.
@@ -65,25 +78,45 @@ impl Buffers {
             with_kernel: 0,
             target: count.min(TARGET_MIN),
             spare: (0..count).rev().collect(),
+            parts: Vec::new(),
         })
     }
 
-    /// Makes the ring known to the kernel. Since 5.19.
-    pub(super) fn register(&mut self, ring: &IoUring) -> io::Result<()> {
-        let address = self.entries.as_ptr() as u64;
-        let submitter = ring.submitter();
-        // SAFETY: The mapping holds `count` entries and stays until after the ring is gone: the
-        // driver drops its ring first, or leaks both.
-        unsafe { submitter.register_buf_ring_with_flags(address, self.count, GROUP, 0) }?;
+    /// Makes the ring known to the kernel (since 5.19), for several receives to share a buffer if
+    /// that is wanted (since 6.12). Whether they do.
+    pub(super) fn register(&mut self, ring: &IoUring, incremental: bool) -> io::Result<bool> {
+        let incremental = incremental && self.register_with(ring, IOU_PBUF_RING_INC as u16).is_ok();
+        if incremental {
+            self.parts = vec![Part::default(); usize::from(self.count)];
+        } else {
+            self.register_with(ring, 0)?;
+        }
         self.refill();
         self.publish();
-        Ok(())
+        Ok(incremental)
     }
 
-    /// A completion has named this buffer: it is the caller's now.
+    fn register_with(&mut self, ring: &IoUring, flags: u16) -> io::Result<()> {
+        let address = self.entries.as_ptr() as u64;
+        let submitter = ring.submitter();
+        // SAFETY: The mapping holds `count` entries and stays until nothing is in flight, or for
+        // ever: the driver joins every receive before it drops the buffers, or leaks them.
+        unsafe { submitter.register_buf_ring_with_flags(address, self.count, GROUP, flags) }
+    }
+
+    /// A completion has named this buffer: it is the caller's now. With incremental use the kernel
+    /// may go on with `more` of it behind these bytes.
     #[inline]
-    pub(super) fn take(&mut self, id: u16, len: u32) -> Buffer {
+    pub(super) fn take(&mut self, id: u16, len: u32, more: bool) -> Buffer {
         debug_assert!(self.with_kernel > 0 && id < self.count && len <= self.size);
+        if let Some(part) = self.parts.get_mut(usize::from(id)) {
+            let offset = part.start;
+            part.start += len;
+            part.lent += 1;
+            part.full = !more;
+            self.with_kernel -= u16::from(!more);
+            return Buffer { driver: self.driver, id, offset, len };
+        }
         self.with_kernel -= 1;
         Buffer { driver: self.driver, id, offset: 0, len }
     }
@@ -104,6 +137,13 @@ impl Buffers {
     #[inline]
     pub(super) fn give_back(&mut self, buffer: Buffer) {
         assert_eq!(buffer.driver, self.driver, "a buffer of another driver");
+        if let Some(part) = self.parts.get_mut(usize::from(buffer.id)) {
+            part.lent -= 1;
+            if part.lent > 0 || !part.full {
+                return;
+            }
+            *part = Part::default();
+        }
         if self.with_kernel < self.target {
             self.add(buffer.id);
         } else {

@@ -27,7 +27,7 @@ impl Uring {
             Op::Install => self.on_install(token, result, out),
             Op::Wake => self.on_wake(result, out),
             Op::Cancel => self.on_cancel(token, result),
-            Op::Connect => self.count(token.op, result),
+            Op::Connect => self.on_connect(token, result, out),
         }
     }
 
@@ -43,7 +43,10 @@ impl Uring {
             // It ran, so the silent send before it has gone out: this retires the whole chain.
             let armed = socket.has(Flags::PEEK);
             socket.flags.clear(Flags::SILENT.and(Flags::SEND).and(Flags::PEEK));
-            socket.payload = None;
+            let payload = socket.payload.take();
+            if self.ring.cut {
+                self.kept.extend(payload);
+            }
             let chain = if armed { Chain::RecvReply } else { Chain::ReplyRecv };
             self.stats.chains[chain as usize].completed += 1;
         }
@@ -51,7 +54,7 @@ impl Uring {
         if result > 0 {
             let Some(id) = taken else { unreachable!("received without a buffer") };
             self.stats.count(Op::Recv, Outcome::Ok);
-            let buffer = self.buffers.take(id, result as u32);
+            let buffer = self.buffers.take(id, result as u32, cqueue::buffer_more(flags));
             let socket = &mut self.sockets[slot as usize];
             let flags = socket.flags;
             let replying = flags.any(Flags::SEND) && socket.then == Then::Recv;
@@ -67,7 +70,7 @@ impl Uring {
             }
         } else {
             if let Some(id) = taken {
-                let unused = self.buffers.take(id, 0);
+                let unused = self.buffers.take(id, 0, cqueue::buffer_more(flags));
                 self.buffers.give_back(unused);
             }
             self.on_recv_nothing(token, result);
@@ -226,11 +229,9 @@ impl Uring {
         }
         let id = ListenerId(listener);
         if let Ok(slot) = u32::try_from(result) {
-            let slots = self.sockets.len().max(slot as usize + 1);
-            self.sockets.resize_with(slots, Default::default);
-            let sock = self.sockets[slot as usize].open(slot);
+            let sock = self.open(slot);
             self.live += 1;
-            self.stats.sockets = u64::from(self.live);
+            self.stats.sockets += 1;
             out.push(Completion::Accepted { listener: id, sock });
             if self.live >= self.sockets_max {
                 self.on_full_table(out);
@@ -272,9 +273,14 @@ impl Uring {
             socket.flags.clear(Flags::SILENT.and(Flags::SEND));
             self.stats.chains[Chain::Last as usize].completed += 1;
         }
+        let adopted = socket.has(Flags::ADOPTED);
         socket.free();
-        self.live -= 1;
-        self.stats.sockets = u64::from(self.live);
+        self.stats.sockets -= 1;
+        if !adopted {
+            self.live -= 1;
+        } else if self.options.direct {
+            self.connect_slots.push(token.slot);
+        }
         out.push(Completion::Closed { sock: token.sock() });
     }
 

@@ -33,8 +33,10 @@ impl Drop for Uring {
         } else {
             mem::forget(mem::take(&mut self.sockets));
             mem::forget(mem::take(&mut self.zero_copy));
+            mem::forget(mem::take(&mut self.kept));
             mem::forget(mem::take(&mut self.scratch));
             mem::forget(mem::take(&mut self.regions));
+            mem::forget(mem::take(&mut self.connecting));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, squeue};
 
+use super::features::{DEFER_TASKRUN, NO_SQARRAY, avoids};
 use super::sqe::Sqe;
 use crate::Options;
 
@@ -16,7 +17,13 @@ pub(super) struct Ring {
     enter_fd: RawFd,
     enter_flags: u32,
     sqpoll: bool,
+    /// Entries that the kernel's thread must not see yet: it would cut a chain that is half
+    /// pushed. Empty without such a thread.
+    staged: Vec<Sqe>,
+    /// The kernel once took less than all of what was queued, so that a chain may have been cut.
+    pub(super) cut: bool,
     min_wait_usec: u32,
+    min_completions: u32,
     pub(super) enters: u64,
     pub(super) submitted: u64,
     pub(super) overflows: u64,
@@ -33,10 +40,12 @@ pub(super) enum Entered {
 
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_SQ_WAKEUP: u32 = 1 << 1;
+const ENTER_SQ_WAIT: u32 = 1 << 2;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_REGISTERED_RING: u32 = 1 << 4;
 const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
+const REGISTER_FILE_ALLOC_RANGE: libc::c_uint = 25;
 
 /// `struct io_uring_getevents_arg`.
 #[repr(C)]
@@ -62,29 +71,41 @@ struct RsrcUpdate {
     data: u64,
 }
 
+/// `struct io_uring_file_index_range`.
+#[repr(C)]
+struct IndexRange {
+    offset: u32,
+    len: u32,
+    reserved: u64,
+}
+
 /// The set-ups to try, the best first. Each is served; what is missing is only dearer.
 const SETUPS: [Setup; 4] = [
-    Setup { name: "defer_taskrun, no_sqarray", defer: true, no_sqarray: true },
-    Setup { name: "defer_taskrun", defer: true, no_sqarray: false },
-    Setup { name: "coop_taskrun, no_sqarray", defer: false, no_sqarray: true },
-    Setup { name: "coop_taskrun", defer: false, no_sqarray: false },
+    Setup { defer: true, no_sqarray: true },
+    Setup { defer: true, no_sqarray: false },
+    Setup { defer: false, no_sqarray: true },
+    Setup { defer: false, no_sqarray: false },
 ];
 
 /// One way of making a ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup {
-    pub(super) name: &'static str,
+    /// Completions are prepared when this thread asks for them, and not before. Since 6.1.
     pub(super) defer: bool,
-    no_sqarray: bool,
+    /// Without the indirection of the submission queue. Since 6.6.
+    pub(super) no_sqarray: bool,
 }
 
 impl Ring {
     /// Makes a ring that is still disabled, with the best set-up that the kernel takes.
     pub(super) fn new(options: &Options) -> io::Result<(Ring, Setup)> {
+        let avoids = |name| avoids(&options.avoid, name);
         let mut refused = io::Error::from_raw_os_error(libc::ENOSYS);
         for setup in SETUPS {
             // The kernel's thread submits, so there is no task whose run could be deferred.
-            if setup.defer && options.sqpoll_cpu.is_some() {
+            if setup.defer && (options.sqpoll_cpu.is_some() || avoids(DEFER_TASKRUN))
+                || setup.no_sqarray && avoids(NO_SQARRAY)
+            {
                 continue;
             }
             match build(options, setup) {
@@ -95,7 +116,10 @@ impl Ring {
                         enter_fd,
                         enter_flags: 0,
                         sqpoll: options.sqpoll_cpu.is_some(),
+                        staged: Vec::new(),
+                        cut: false,
                         min_wait_usec: 0,
+                        min_completions: 1,
                         enters: 0,
                         submitted: 0,
                         overflows: 0,
@@ -130,8 +154,22 @@ impl Ring {
         Ok(())
     }
 
-    pub(super) fn set_min_wait(&mut self, wait: Duration) {
+    /// A waiting turn waits this long for so many completions, and only then for the first.
+    pub(super) fn set_min_wait(&mut self, wait: Duration, completions: u32) {
         self.min_wait_usec = u32::try_from(wait.as_micros()).unwrap_or(u32::MAX);
+        self.min_completions = completions.max(1);
+    }
+
+    /// Keeps the ring's own choice of slots at accept below `len`. Since 6.0.
+    pub(super) fn limit_accepts(&self, len: u32) -> io::Result<()> {
+        let mut range = IndexRange { offset: 0, len, reserved: 0 };
+        let fd = self.ring.as_raw_fd();
+        // SAFETY: The argument is one live `struct io_uring_file_index_range`.
+        let set = unsafe {
+            let register = libc::SYS_io_uring_register;
+            libc::syscall(register, fd, REGISTER_FILE_ALLOC_RANGE, &raw mut range, 0)
+        };
+        if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// For registering things.
@@ -144,26 +182,27 @@ impl Ring {
     /// submission does.
     #[inline]
     pub(super) fn reserve(&mut self, count: usize) -> bool {
+        self.has_room(count) || self.flush(count)
+    }
+
+    #[inline]
+    fn has_room(&mut self, count: usize) -> bool {
         let queue = self.ring.submission();
-        if queue.capacity() - queue.len() >= count {
-            return true;
-        }
-        drop(queue);
-        self.flush(count)
+        queue.capacity() - queue.len() >= count + self.staged.len()
     }
 
     #[cold]
     fn flush(&mut self, count: usize) -> bool {
-        if self.enter(0, None, false).is_err() {
-            return false;
-        }
-        let queue = self.ring.submission();
-        queue.capacity() - queue.len() >= count
+        self.enter(0, None, false).is_ok() && self.has_room(count)
     }
 
     /// Queues an entry for which room has been reserved.
     #[inline]
     pub(super) fn push(&mut self, sqe: &Sqe) {
+        if self.sqpoll {
+            self.staged.push(sqe.clone());
+            return;
+        }
         // SAFETY: The memory an entry points to stays until its completion: that is what the
         // constructors of `Sqe` ask for.
         let pushed = unsafe { self.ring.submission().push(sqe.entry()) };
@@ -178,7 +217,11 @@ impl Ring {
         wait: Option<Duration>,
         events: bool,
     ) -> io::Result<Entered> {
+        if self.sqpoll {
+            self.unstage();
+        }
         let queued = self.ring.submission().len() as u32;
+        let min_complete = if min_complete == 0 { 0 } else { self.min_completions };
         let mut flags = self.enter_flags;
         if events {
             flags |= ENTER_GETEVENTS;
@@ -186,9 +229,12 @@ impl Ring {
         if self.sqpoll {
             if self.ring.submission().need_wakeup() {
                 flags |= ENTER_SQ_WAKEUP;
-            } else if !events {
-                std::thread::yield_now();
+            } else if events && !self.ring.completion().is_empty() {
+                // The kernel's thread does all there is to do.
                 return Ok(Entered::Fine);
+            }
+            if !events {
+                flags |= ENTER_SQ_WAIT;
             }
         }
         let timespec = wait.map(|wait| Timespec {
@@ -217,6 +263,7 @@ impl Ring {
         };
         if taken >= 0 {
             self.submitted += taken as u64;
+            self.cut |= (taken as u32) < queued;
             return Ok(Entered::Fine);
         }
         let error = io::Error::last_os_error();
@@ -225,6 +272,16 @@ impl Ring {
             Some(libc::EINTR | libc::ETIME) => Ok(Entered::Fine),
             Some(libc::EBUSY | libc::EAGAIN) => Ok(Entered::Busy),
             _ => Err(error),
+        }
+    }
+
+    /// Shows the kernel's thread everything at once.
+    fn unstage(&mut self) {
+        let mut queue = self.ring.submission();
+        for sqe in self.staged.drain(..) {
+            // SAFETY: As in `push`.
+            let pushed = unsafe { queue.push(sqe.entry()) };
+            assert!(pushed.is_ok(), "pushed without reserving");
         }
     }
 

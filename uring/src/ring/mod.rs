@@ -6,7 +6,9 @@
 
 mod buffers;
 mod complete;
+mod connect;
 mod drop;
+mod features;
 mod install;
 mod kernel;
 mod socket;
@@ -14,7 +16,7 @@ mod sqe;
 mod submit;
 mod token;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -27,13 +29,15 @@ use nix::sys::resource::{Resource, getrlimit};
 use slab::Slab;
 
 use self::buffers::Buffers;
+use self::features::{DEFER_TASKRUN, Features, INCREMENTAL, NO_SQARRAY, REGISTERED_RING, avoids};
 use self::kernel::{Entered, Ring};
 use self::socket::{Flags, Socket};
 use self::sqe::{Sqe, Target};
 use self::token::Token;
+use crate::address::Raw;
 use crate::driver::next_driver_id;
 use crate::{
-    Buffer, Completion, Driver, Errno, Feature, FeatureState, Full, Info, ListenerId, Op, Options,
+    Address, Buffer, Completion, Driver, Errno, Feature, Full, Info, ListenerId, Op, Options,
     Payload, Pinned, Region, Sock, Stats, Then, Waker,
 };
 
@@ -57,11 +61,17 @@ pub struct Uring {
     waker: Waker,
     wake: WakeRead,
     scratch: Box<Scratch>,
+    /// Free slots for sockets that were not accepted.
+    connect_slots: Vec<u32>,
+    /// Where sockets are being connected to, by their slot.
+    connecting: BTreeMap<u32, Box<Raw>>,
     options: Options,
     features: Vec<Feature>,
     sockets_max: u32,
     live: u32,
     regions: Vec<Region>,
+    /// Payloads of which it is no longer known when the kernel is done with them.
+    kept: Vec<Payload>,
     stats: Stats,
     id: u16,
     /// Only the thread that enabled the ring may use it.
@@ -114,31 +124,42 @@ impl Uring {
     /// [`io::ErrorKind::InvalidInput`] names a bad option.
     pub fn new(options: Options) -> io::Result<Uring> {
         let id = next_driver_id();
+        let mut options = checked(options)?;
         let (mut ring, setup) = Ring::new(&options)?;
-        let sockets_max = sockets_max(&options)?;
+        let mut features = Features::new(ring.io_uring(), &options)?;
+        let deferred = options.sqpoll_cpu.is_none();
+        features.note(DEFER_TASKRUN, deferred, setup.defer, "coop_taskrun");
+        features.note(NO_SQARRAY, true, setup.no_sqarray, "an indirection an entry");
+        let (table, sockets_max) = table(&options)?;
+        options.direct = features.direct(ring.io_uring(), options.direct, table)?;
         if options.direct {
-            ring.io_uring().submitter().register_files_sparse(sockets_max)?;
+            ring.limit_accepts(sockets_max)?;
+        }
+        if !features.zero_copy(options.zero_copy_min.is_some()) {
+            options.zero_copy_min = None;
+        }
+        if features.min_wait(ring.io_uring(), !options.min_wait.is_zero()) {
+            ring.set_min_wait(options.min_wait, options.min_completions);
         }
         let mut buffers = Buffers::new(id, options.buffers, options.buffer_size)?;
-        buffers.register(ring.io_uring())?;
-        ring.set_min_wait(options.min_wait);
+        let shared = options.incremental && !avoids(&options.avoid, INCREMENTAL);
+        let shared = buffers.register(ring.io_uring(), shared)?;
+        features.note(INCREMENTAL, options.incremental, shared, "a buffer a receive");
+        features.busy_poll(ring.io_uring(), &options);
+        features.sqpoll(&options);
+        features.restrict(ring.io_uring(), &options);
         ring.enable()?;
-        let own_fd = ring.register_own_fd();
-        let features = vec![
-            Feature { name: setup.name, state: FeatureState::Used },
-            Feature {
-                name: "registered ring fd",
-                state: used(own_fd.is_ok(), "an fd lookup an enter"),
-            },
-        ];
-        let held = vec![Held::default(); usize::from(options.buffers)];
+        let own_fd = !avoids(&options.avoid, REGISTERED_RING) && ring.register_own_fd().is_ok();
+        features.note(REGISTERED_RING, true, own_fd, "a look-up an enter");
+        // Only shutdowns go to the kernel's workers, and none of them waits for anything.
+        let _ = ring.io_uring().submitter().register_iowq_max_workers(&mut [1, 2]);
         let mut driver = Uring {
             ring,
             buffers: ManuallyDrop::new(buffers),
             sockets: Vec::with_capacity(sockets_max as usize),
             listeners: Vec::new(),
             zero_copy: Slab::new(),
-            held,
+            held: vec![Held::default(); usize::from(options.buffers)],
             starved: VecDeque::new(),
             stalled: VecDeque::new(),
             ready: Vec::new(),
@@ -146,11 +167,14 @@ impl Uring {
             waker: Waker::new()?,
             wake: WakeRead::Idle,
             scratch: Box::default(),
+            connect_slots: (sockets_max..table).rev().collect(),
+            connecting: BTreeMap::new(),
             options,
-            features,
+            features: features.into_found(),
             sockets_max,
             live: 0,
             regions: Vec::new(),
+            kept: Vec::new(),
             stats: Stats::default(),
             id,
             _not_send: PhantomData,
@@ -175,6 +199,13 @@ impl Uring {
                 None
             }
         }
+    }
+
+    /// Takes a slot into use.
+    fn open(&mut self, slot: u32) -> Sock {
+        let slots = self.sockets.len().max(slot as usize + 1);
+        self.sockets.resize_with(slots, Default::default);
+        self.sockets[slot as usize].open(slot)
     }
 
     fn sock(&self, slot: u32) -> Sock {
@@ -255,10 +286,7 @@ impl Uring {
 impl Driver for Uring {
     fn accept(&mut self, listener: OwnedFd) -> io::Result<ListenerId> {
         // The ring would not wait on a non-blocking listener, but complete with EAGAIN.
-        let flags = OFlag::from_bits_retain(fcntl(&listener, FcntlArg::F_GETFL)?);
-        if flags.contains(OFlag::O_NONBLOCK) {
-            fcntl(&listener, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
-        }
+        set_blocking(&listener)?;
         let id = self.listeners.len() as u32;
         self.listeners.push(Listener { fd: listener, armed: false, paused: false });
         self.arm_accept(id);
@@ -342,6 +370,16 @@ impl Driver for Uring {
         }
     }
 
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock> {
+        // The ring would not wait on a non-blocking socket, but complete with EAGAIN.
+        set_blocking(&socket)?;
+        self.adopt_fd(socket)
+    }
+
+    fn connect(&mut self, address: &Address) -> io::Result<Sock> {
+        self.connect_to(address)
+    }
+
     fn turn(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         if !self.stalled.is_empty() || !self.starved.is_empty() {
             self.catch_up();
@@ -407,12 +445,41 @@ impl Driver for Uring {
     }
 }
 
-fn used(there: bool, instead: &'static str) -> FeatureState {
-    if there { FeatureState::Used } else { FeatureState::Absent { instead } }
+fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
 }
 
-/// The kernel caps a ring's file table by this process's limit of descriptors.
-pub(crate) fn sockets_max(options: &Options) -> io::Result<u32> {
+/// The longest chain must fit into the submission queue.
+const ENTRIES_MIN: u32 = 4;
+
+fn checked(options: Options) -> io::Result<Options> {
+    if options.entries < ENTRIES_MIN || options.cq_entries < options.entries {
+        let why = "entries must be at least 4, and cq_entries at least entries";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    Ok(options)
+}
+
+/// The size of the file table, and how much of it is for accepted sockets. The kernel caps it by
+/// this process's limit of descriptors.
+fn table(options: &Options) -> io::Result<(u32, u32)> {
+    let limit = descriptors_max()?;
+    let table = options.sockets_max.saturating_add(options.connects_max).min(limit);
+    let connects = options.connects_max.min(table / 4);
+    let sockets_max = options.sockets_max.min(table - connects).max(1);
+    Ok((sockets_max + connects, sockets_max))
+}
+
+fn descriptors_max() -> io::Result<u32> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(options.sockets_max.min(u32::try_from(soft).unwrap_or(u32::MAX)).max(1))
+    Ok(u32::try_from(soft).unwrap_or(u32::MAX))
+}
+
+/// Accepted sockets at a time, after all limits.
+pub(crate) fn sockets_max(options: &Options) -> io::Result<u32> {
+    Ok(options.sockets_max.min(descriptors_max()?).max(1))
 }

@@ -42,8 +42,12 @@ impl Flags {
     pub(super) const PEEK: Flags = Flags(1 << 6);
     /// A descriptor is being made.
     pub(super) const INSTALL: Flags = Flags(1 << 7);
-    /// Nobody but the operations above keeps the kernel's memory or names in use.
-    pub(super) const IN_FLIGHT: Flags = Flags(0b1111_1110);
+    /// A connect is in flight.
+    pub(super) const CONNECT: Flags = Flags(1 << 19);
+    /// Nobody but these operations keeps the kernel's memory or names in use.
+    pub(super) const IN_FLIGHT: Flags = Flags(0b1111_1110 | 1 << 19);
+    /// The socket was not accepted.
+    pub(super) const ADOPTED: Flags = Flags(1 << 20);
 
     /// The caller asked for bytes.
     pub(super) const WANT: Flags = Flags(1 << 8);

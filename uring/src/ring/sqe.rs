@@ -149,6 +149,18 @@ impl Sqe {
         Sqe(opcode::Read::new(Fd(fd), counter.cast(), 8).build())
     }
 
+    /// Connects to an address.
+    ///
+    /// # Safety
+    /// The address must stay as it is until the operation's completion.
+    pub(super) unsafe fn connect(
+        target: Target,
+        address: *const libc::sockaddr,
+        len: libc::socklen_t,
+    ) -> Sqe {
+        Sqe(on!(target, |fd| opcode::Connect::new(fd, address, len).build()))
+    }
+
     pub(super) fn shutdown(target: Target, how: i32) -> Sqe {
         Sqe(on!(target, |fd| opcode::Shutdown::new(fd, how).build()))
     }

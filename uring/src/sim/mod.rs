@@ -17,7 +17,7 @@ use std::time::Duration;
 use self::net::Net;
 pub use self::net::{SimClient, SimNet};
 use crate::ready::{Event, Ready, System};
-use crate::{Errno, Options, Payload, PeerAddr, Waker};
+use crate::{Address, Errno, Options, Payload, PeerAddr, Waker};
 
 /// The simulation's driver.
 pub type Sim = Ready<Simulated>;
@@ -117,6 +117,20 @@ impl System for Simulated {
     fn accept(&mut self, listener: &SimListener) -> Result<SimSocket, Errno> {
         let connection = self.net.borrow_mut().accept(listener.index)?;
         Ok(SimSocket { net: Rc::clone(&self.net), connection })
+    }
+
+    fn adopt(&mut self, _fd: OwnedFd) -> io::Result<SimSocket> {
+        // A descriptor of the real world has no place in this one.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn connect(&mut self, address: &Address) -> io::Result<SimSocket> {
+        let connection = self.net.borrow_mut().connect(address);
+        Ok(SimSocket { net: Rc::clone(&self.net), connection })
+    }
+
+    fn connected(&mut self, socket: &SimSocket) -> Option<Result<(), Errno>> {
+        self.net.borrow_mut().connected(socket.connection)
     }
 
     fn add(&mut self, socket: &SimSocket, slot: u32) -> Result<(), Errno> {

@@ -10,7 +10,7 @@ use slab::Slab;
 use super::SimOptions;
 use super::random::Random;
 use crate::ready::Event;
-use crate::{Errno, ListenerId};
+use crate::{Address, Errno, ListenerId};
 
 /// The clients' side of a simulated network.
 #[derive(Clone)]
@@ -41,6 +41,14 @@ impl SimNet {
         SimClient { net: Rc::clone(&self.net), connection }
     }
 
+    /// Takes the next connection that the driver has begun: the harness is the server. Refuse it
+    /// with [`SimClient::reset`], accept it with [`SimClient::welcome`].
+    #[must_use]
+    pub fn next_connect(&self) -> Option<(Address, SimClient)> {
+        let (address, connection) = self.net.borrow_mut().outgoing.pop_front()?;
+        Some((address, SimClient { net: Rc::clone(&self.net), connection }))
+    }
+
     /// The simulated time.
     #[must_use]
     pub fn now(&self) -> Duration {
@@ -66,6 +74,14 @@ impl SimNet {
 }
 
 impl SimClient {
+    /// Lets a connection that the driver has begun succeed.
+    pub fn welcome(&mut self) {
+        self.change(|connection| {
+            connection.connecting = false;
+            connection.news_out = true;
+        });
+    }
+
     /// Sends; the server gets it late and in parts.
     pub fn write(&mut self, bytes: &[u8]) {
         self.change(|connection| {
@@ -136,6 +152,8 @@ impl Drop for SimClient {
 struct Connection {
     /// The driver's slot, once it watches.
     slot: Option<u32>,
+    /// Begun by the driver, and not yet accepted by the harness.
+    connecting: bool,
     /// From the client to the server; the first `arrived` of them are there.
     inbound: VecDeque<u8>,
     arrived: usize,
@@ -175,6 +193,7 @@ pub(super) struct Net {
     now: Duration,
     listeners: Vec<Listener>,
     connections: Slab<Connection>,
+    outgoing: VecDeque<(Address, usize)>,
 }
 
 /// How long a turn takes in which something happened.
@@ -184,7 +203,8 @@ impl Net {
     pub(super) fn new(options: SimOptions) -> Net {
         let random = Random::new(options.seed);
         let (listeners, connections) = (Vec::new(), Slab::new());
-        Net { options, random, now: Duration::ZERO, listeners, connections }
+        let (now, outgoing) = (Duration::ZERO, VecDeque::new());
+        Net { options, random, now, listeners, connections, outgoing }
     }
 
     pub(super) fn listen(&mut self) {
@@ -207,6 +227,22 @@ impl Net {
             return Err(Errno::EMFILE);
         }
         self.listeners[listener].backlog.pop_front().ok_or(Errno::EAGAIN)
+    }
+
+    pub(super) fn connect(&mut self, address: &Address) -> usize {
+        let connection = Connection { connecting: true, ..Connection::default() };
+        let connection = self.connections.insert(connection);
+        self.outgoing.push_back((address.clone(), connection));
+        connection
+    }
+
+    pub(super) fn connected(&mut self, connection: usize) -> Option<Result<(), Errno>> {
+        let connection = &self.connections[connection];
+        if connection.broken || connection.client_gone {
+            Some(Err(Errno::ECONNREFUSED))
+        } else {
+            (!connection.connecting).then_some(Ok(()))
+        }
     }
 
     pub(super) fn add(&mut self, connection: usize, slot: u32) {

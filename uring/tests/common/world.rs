@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ember_uring::{
-    Driver, Epoll, LinkForm, ListenerId, Options, Sim, SimClient, SimNet, SimOptions, Uring,
+    Address, Driver, Epoll, LinkForm, ListenerId, Options, Sim, SimClient, SimNet, SimOptions,
+    Uring,
 };
 
 /// How a client sees its connection's end.
@@ -33,12 +34,21 @@ pub trait World {
     fn driver(&mut self) -> &mut Self::Driver;
     fn listen(&mut self) -> ListenerId;
     fn connect(&mut self, listener: ListenerId) -> Self::Client;
+    /// A server for the driver to connect to.
+    fn serve(&mut self) -> Address;
+    /// Refuses or takes the driver's next connection; `None` while there is none.
+    fn serve_one(&mut self) -> Option<Self::Client>;
+    /// An address where nobody listens.
+    fn nowhere(&mut self) -> Address;
+    /// Sees to it that a connection to nowhere fails.
+    fn refuse_one(&mut self);
 }
 
 /// A driver on the kernel's sockets.
 pub struct Real<D> {
     driver: D,
     addresses: Vec<SocketAddr>,
+    server: Option<TcpListener>,
 }
 
 pub struct Tcp {
@@ -74,6 +84,37 @@ pub fn ring_zero_copy() -> Real<Uring> {
     real(Uring::new(Options { zero_copy_min: Some(1), ..options() }).unwrap())
 }
 
+/// All that a kernel 6.1 lacks is missing.
+pub fn ring_old() -> Real<Uring> {
+    let newer = ["no_sqarray", "fixed_fd_install", "min_timeout", "incremental_buffers"];
+    let avoid = newer.into_iter().chain(["registered_ring_fd"]).map(str::to_owned).collect();
+    real(Uring::new(Options { avoid, ..options() }).unwrap())
+}
+
+/// Without the best set-up, as for a ring whose thread is not its own.
+pub fn ring_coop() -> Real<Uring> {
+    let avoid = vec!["defer_taskrun".to_owned()];
+    real(Uring::new(Options { avoid, ..options() }).unwrap())
+}
+
+/// Everything that is opt-in and changes how things are done.
+pub fn ring_opted_in() -> Real<Uring> {
+    let min_wait = Duration::from_micros(50);
+    let opted = Options {
+        incremental: true,
+        restrict: true,
+        min_wait,
+        min_completions: 4,
+        busy_poll: Some(min_wait),
+        ..options()
+    };
+    real(Uring::new(opted).unwrap())
+}
+
+pub fn ring_sqpoll() -> Real<Uring> {
+    real(Uring::new(Options { sqpoll_cpu: Some(0), ..options() }).unwrap())
+}
+
 pub fn epoll() -> Real<Epoll> {
     real(Epoll::new(&options()).unwrap())
 }
@@ -85,7 +126,7 @@ pub fn sim(seed: u64) -> Simulated {
 }
 
 fn real<D>(driver: D) -> Real<D> {
-    Real { driver, addresses: Vec::new() }
+    Real { driver, addresses: Vec::new(), server: None }
 }
 
 impl<D: Driver> World for Real<D> {
@@ -107,12 +148,36 @@ impl<D: Driver> World for Real<D> {
     fn connect(&mut self, listener: ListenerId) -> Tcp {
         let stream = TcpStream::connect(self.addresses[listener.index()]).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        Tcp { stream, unread: Vec::new(), end: End::Open }
+        Tcp::new(stream)
     }
+
+    fn serve(&mut self) -> Address {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        server.set_nonblocking(true).unwrap();
+        let address = server.local_addr().unwrap();
+        self.server = Some(server);
+        Address::Inet(address)
+    }
+
+    fn serve_one(&mut self) -> Option<Tcp> {
+        let (stream, _) = self.server.as_ref()?.accept().ok()?;
+        Some(Tcp::new(stream))
+    }
+
+    fn nowhere(&mut self) -> Address {
+        // The port is free again when the listener goes.
+        Address::Inet(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+    }
+
+    fn refuse_one(&mut self) {}
 }
 
 impl Tcp {
+    fn new(stream: TcpStream) -> Tcp {
+        stream.set_nonblocking(true).unwrap();
+        Tcp { stream, unread: Vec::new(), end: End::Open }
+    }
+
     fn fill(&mut self) {
         let mut part = [0; 65536];
         while self.end == End::Open {
@@ -166,6 +231,26 @@ impl World for Simulated {
 
     fn connect(&mut self, listener: ListenerId) -> SimClient {
         self.net.connect(listener)
+    }
+
+    fn serve(&mut self) -> Address {
+        Address::Unix("server".into())
+    }
+
+    fn serve_one(&mut self) -> Option<SimClient> {
+        let (address, mut client) = self.net.next_connect()?;
+        assert_eq!(address, self.serve());
+        client.welcome();
+        Some(client)
+    }
+
+    fn nowhere(&mut self) -> Address {
+        Address::Unix("nowhere".into())
+    }
+
+    fn refuse_one(&mut self) {
+        let (_, client) = self.net.next_connect().unwrap();
+        client.reset();
     }
 }
 
