@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, Report, Sources};
 use crate::supervisor::Request;
+use crate::tune::{self, TuneCommand};
 use crate::{control, doctor, routes, supervisor};
 
 /// A run-time failure.
@@ -48,6 +49,9 @@ pub enum Command {
     Status(JsonArgs),
     /// Print what this host gives, and how to mend what it lacks
     Doctor(JsonArgs),
+    /// Ready the kernel and the NIC for serving, show what that means, or take it back
+    #[command(subcommand)]
+    Tune(TuneCommand),
     /// Print what is served, where, and how
     Routes(JsonArgs),
     /// Print the config in force, a schema for editors, or a file to begin with
@@ -164,7 +168,7 @@ pub enum Failure {
 
 impl ConfigArgs {
     /// These, and what was given before the command.
-    fn over(self, outer: &Self) -> Self {
+    pub(crate) fn over(self, outer: &Self) -> Self {
         Self {
             config: self.config.or_else(|| outer.config.clone()),
             set: outer.set.iter().cloned().chain(self.set).collect(),
@@ -222,6 +226,10 @@ impl Cli {
                 control::ask(&config.over(&outer), Request::Status, json)
             }
             Command::Doctor(JsonArgs { config, json }) => doctor::run(&config.over(&outer), json),
+            Command::Tune(command) => match tune::execute(command, &outer) {
+                Ok(code) => return code,
+                Err(failure) => Err(failure),
+            },
             Command::Routes(JsonArgs { config, json }) => {
                 config.over(&outer).load().and_then(|Loaded { config, .. }| {
                     say(&if json { routes::json(&config) } else { routes::human(&config) })

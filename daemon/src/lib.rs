@@ -7,4 +7,5 @@ pub mod control;
 pub mod doctor;
 pub mod routes;
 pub mod supervisor;
+pub mod tune;
 pub mod worker;

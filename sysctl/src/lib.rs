@@ -22,6 +22,7 @@ pub mod revert;
 mod session;
 pub mod status;
 pub mod target;
+pub mod watch;
 pub mod wishes;
 
 pub use host::{Host, Live};

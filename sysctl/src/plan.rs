@@ -181,6 +181,14 @@ impl Plan {
     }
 }
 
+/// The devices that do the work for the interfaces asked for, or found.
+///
+/// # Errors
+/// Where one asked for is not there.
+pub fn nics(host: &dyn Host, wishes: &Wishes) -> Result<Vec<Nic>, MakeError> {
+    Ok(look_at_nics(host, wishes)?.into_iter().map(|found| found.nic).collect())
+}
+
 /// A device that does the work for an interface asked for.
 struct Found {
     under: String,

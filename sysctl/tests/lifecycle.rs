@@ -11,6 +11,7 @@ use ember_sysctl::knobs::Group;
 use ember_sysctl::plan::{self, Action};
 use ember_sysctl::revert::{self, Taken};
 use ember_sysctl::status::{self, Status};
+use ember_sysctl::watch::Watch;
 use ember_sysctl::wishes::ChannelsWish;
 use ember_sysctl::{Plan, render};
 use proptest::prelude::*;
@@ -151,6 +152,24 @@ fn drift_is_seen_and_interrupts_are_counted() {
     assert_eq!(status.misaligned(), [("eth0".to_string(), 2)]);
     let keys: Vec<&str> = status.drifted().map(|check| check.key.as_str()).collect();
     assert_eq!(keys, ["eth0:irq-rx-0", "eth0:irq-rx-3"]);
+}
+
+#[test]
+fn the_watch_sees_what_status_sees() {
+    let machine = machines::machine("mlx5-two-nodes");
+    machine.host.fail("/proc/irq/105/", true, libc::EIO);
+    apply(&machine);
+    let state = machine.state_directory();
+    let journal = ember_sysctl::journal::Contents::look(&machine.host, &state).expect("journal");
+    let watch = Watch::new(&machine.plan(), journal.as_ref());
+    let quiet = watch.look(&machine.host);
+    assert_eq!((quiet.names(), quiet.misaligned["eth0"]), (vec![], 0));
+    machine.host.put("/proc/irq/100/smp_affinity", &machine.host.all_cpus_mask());
+    machine.host.put("/proc/sys/net/core/somaxconn", "128");
+    machine.host.remove("/sys/class/net/eth0/queues/tx-3");
+    let moved = watch.look(&machine.host);
+    assert_eq!(moved.names(), ["irq", "net.core.somaxconn", "xps"]);
+    assert_eq!(moved.misaligned["eth0"], 1);
 }
 
 #[test]

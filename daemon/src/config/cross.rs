@@ -14,6 +14,7 @@ pub(crate) fn check(config: &Config, checked: &Checked) -> Vec<Finding> {
     let mut cross = Cross { config, checked, findings: Vec::new() };
     cross.ring();
     cross.workers();
+    cross.tune();
     cross.bodies();
     cross.listeners();
     cross.replies();
@@ -75,6 +76,16 @@ impl<'a> Cross<'a> {
     fn warn(&mut self, place: Option<Place>, message: &str, help: &str) {
         if let Some(place) = place {
             self.findings.push(Finding::warning("unwise", place, message).help(help));
+        }
+    }
+
+    fn tune(&mut self) {
+        let mut wishes = ember_sysctl::Wishes::default();
+        for (name, value) in &self.config.tune.set {
+            if let Err(message) = wishes.set(name, value) {
+                let place = self.value(&format!("tune.set.{name}")).or(self.value("tune.set"));
+                self.error("bad_value", place, format!("`tune.set`: {message}"));
+            }
         }
     }
 

@@ -376,9 +376,20 @@ const TUNE: &[Key] = &[
         "set",
         Map(Syntax::Any, Syntax::Any),
         Is(""),
-        "Other values for items of the plan, by name; `\"skip\"` leaves one out.",
+        "Other values for items of the plan, by name: sysctls by their dotted names; `channels` \
+         (auto, always, keep, a number), `ring-rx`, `ring-tx`, `coalesce-rx-usecs` and its like, \
+         `feature-NAME` (on, off), `governor`, `rps-flow-entries`, `busypoll-defer-hard-irqs` and \
+         its like. `\"skip\"` leaves out any of these, any group, and any key of `emberd tune \
+         plan`.",
     )
     .eg(r#"{ "net.core.somaxconn" = "4096" }"#),
+    key(
+        "reapply",
+        Bool,
+        Is("false"),
+        "Apply again what has drifted while the server runs. Without it, drift is told and \
+         counted in `emberd_tune_drift`.",
+    ),
 ];
 
 const LISTENER: &[Key] = &[

@@ -174,6 +174,8 @@ pub struct Tune {
     pub only: Vec<String>,
     /// Other values for items of the plan; `skip` leaves one out.
     pub set: Vec<(String, String)>,
+    /// Whether to apply again what has drifted while the server runs.
+    pub reapply: bool,
 }
 
 /// `[[listener]]`

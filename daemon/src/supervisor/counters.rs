@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ember_metrics::{CAPACITY_DEFAULT, Facts, Family, Key, Names, Page, Pages, families};
+use ember_sysctl::watch::Drift;
 use serde::{Deserialize, Serialize};
 
 use super::change::LEAVING_MAX;
@@ -105,6 +106,20 @@ impl Counters {
         self.restarts[at] += 1;
         let counter = self.own.counter(Key::worker_restarts(worker));
         self.own.add(counter, 1);
+    }
+
+    /// Shows how the host stands against what was tuned, in words that [`tune::labels`] gave.
+    ///
+    /// [`tune::labels`]: crate::tune::labels
+    pub(crate) fn show_drift(&mut self, drift: &Drift) {
+        for (key, moved) in &drift.drifted {
+            let gauge = self.own.gauge(Key::tune_drift(self.names.intern(key)));
+            self.own.set(gauge, i64::from(*moved));
+        }
+        for (nic, count) in &drift.misaligned {
+            let gauge = self.own.gauge(Key::irq_misaligned(self.names.intern(nic)));
+            self.own.set(gauge, i64::from(*count));
+        }
     }
 
     /// How often a worker was started again.

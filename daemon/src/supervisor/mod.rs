@@ -35,6 +35,7 @@ pub use spawn::SUBCOMMAND as WORKER_SUBCOMMAND;
 pub use status::render_status;
 
 use crate::config::Sources;
+use crate::tune;
 use change::{Change, Kind};
 use counters::Counters;
 use door::Door;
@@ -81,6 +82,8 @@ fn start(source: Source, serve: Serve) -> io::Result<ExitCode> {
     supervisor.sockets = Sockets::with_passed(systemd::passed_sockets());
     supervisor.tell_version();
     supervisor.open_door(&settings);
+    // Before any socket listens: the kernel reads somaxconn at listen().
+    supervisor.tune(&settings);
     change.began = supervisor.started;
     supervisor.change = Some(change);
     supervisor.begin(settings);
@@ -122,8 +125,19 @@ impl Supervisor {
             ending: None,
             last_error: None,
             started: now,
+            watcher: None,
             exit: None,
         })
+    }
+
+    /// Readies the host where the config asks for it; the server starts in any case.
+    fn tune(&mut self, settings: &Settings) {
+        let begun = tune::start::begin(&settings.config);
+        match begun.line {
+            Ok(line) => log::info(line),
+            Err(line) => log::warning(line),
+        }
+        self.watcher = begun.watcher;
     }
 
     /// Without the control socket the server serves all the same.

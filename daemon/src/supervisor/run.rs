@@ -21,6 +21,7 @@ use super::spawn;
 use super::systemd::Systemd;
 use super::upgrade::Probe;
 use crate::boot::{Command, Report, ServerFacts};
+use crate::tune::watch::Watcher;
 
 /// Everything that the supervisor holds.
 pub(super) struct Supervisor {
@@ -47,6 +48,8 @@ pub(super) struct Supervisor {
     /// Why the last change was refused.
     pub(super) last_error: Option<String>,
     pub(super) started: Instant,
+    /// The watch over what was tuned.
+    pub(super) watcher: Option<Watcher>,
     /// Set when the loop is to end: the status to exit with.
     pub(super) exit: Option<u8>,
 }
@@ -57,6 +60,7 @@ enum Ear {
     Signals,
     Door,
     Probe,
+    Links,
     Worker { generation: u32, at: usize },
 }
 
@@ -69,6 +73,11 @@ impl Supervisor {
                     Ear::Signals => self.take_signals()?,
                     Ear::Door => self.take_requests(),
                     Ear::Probe => self.hear_probe(),
+                    Ear::Links => {
+                        if let Some(watcher) = &mut self.watcher {
+                            watcher.hear(Instant::now());
+                        }
+                    }
                     Ear::Worker { generation, at } => self.hear_worker(generation, at)?,
                 }
             }
@@ -85,6 +94,8 @@ impl Supervisor {
         let door = self.door.iter().flat_map(Door::sources);
         ears.extend(door.map(|source| (Ear::Door, source)));
         ears.extend(self.probe_source().map(|source| (Ear::Probe, source)));
+        let links = self.watcher.as_ref().and_then(Watcher::source);
+        ears.extend(links.map(|source| (Ear::Links, source)));
         for generation in &self.generations {
             for (at, worker) in generation.workers.iter().enumerate() {
                 if let State::Running(running) = &worker.state
@@ -115,7 +126,13 @@ impl Supervisor {
     fn next_due(&self) -> Option<Instant> {
         let workers = self.generations.iter().filter_map(Generation::next_due);
         let ending = self.ending.as_ref().and_then(Ending::next_due);
-        workers.chain(ending).chain(self.probe_due()).chain(self.systemd.next_due()).min()
+        let watcher = self.watcher.as_ref().map(Watcher::next_due);
+        workers
+            .chain(ending)
+            .chain(self.probe_due())
+            .chain(self.systemd.next_due())
+            .chain(watcher)
+            .min()
     }
 
     fn take_signals(&mut self) -> io::Result<()> {
@@ -285,9 +302,21 @@ impl Supervisor {
             }
         }
         self.check_probe(now);
+        self.look_for_drift(now);
         self.systemd.feed_watchdog(now);
         self.go_on_ending(now);
         Ok(())
+    }
+
+    /// Reads back what was tuned, when that is due, and shows it in the metrics.
+    fn look_for_drift(&mut self, now: Instant) {
+        let Some(seen) = self.watcher.as_mut().and_then(|watcher| watcher.look(now)) else {
+            return;
+        };
+        self.counters.show_drift(&seen.drift);
+        if let Some(line) = seen.line {
+            log::warning(line);
+        }
     }
 
     fn act_on_worker(&mut self, index: usize, at: usize, now: Instant) {

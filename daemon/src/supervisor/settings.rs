@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use ember_affinity::plan::{self, NicPlace};
+use ember_affinity::plan;
 use ember_affinity::queues::Steering;
 use ember_affinity::{Topology, WorkerPlan, steering};
 use ember_metrics::Names;
@@ -15,6 +15,7 @@ use super::sockets::{Slot, Wanted};
 use super::{log, spawn};
 use crate::boot;
 use crate::config::{self, Config, Sources};
+use crate::tune;
 
 /// How long a worker may take from its start to accepting.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,6 +95,9 @@ impl Settings {
         }
         let confinement = Confinement { user, fence: config.workers.sandbox };
         boot::intern_names(&config, names);
+        for label in tune::labels(&config) {
+            names.intern(&label);
+        }
         let shared = Shared { config, workers, steered, names: names.to_text(), confinement };
         let memory = serde_json::to_vec(&shared)
             .map_err(io::Error::other)
@@ -170,7 +174,7 @@ const ADMIN_BACKLOG: u32 = 128;
 
 fn place(config: &Config) -> Result<(Vec<WorkerPlan>, bool), String> {
     let topology = Topology::detect().map_err(|error| error.to_string())?;
-    let nics: [NicPlace; 0] = [];
+    let (nics, wanted) = tune::nics(config)?;
     let mut workers = plan::workers(&topology, &config.workers.placement(), &nics)
         .map_err(|error| format!("the workers cannot be placed: {error}"))?;
     if config.workers.in_process {
@@ -178,6 +182,6 @@ fn place(config: &Config) -> Result<(Vec<WorkerPlan>, bool), String> {
     }
     let local = config.listeners.iter().all(|listener| listener.address.is_local());
     let cpus: Vec<u32> = workers.iter().flat_map(|worker| worker.cpus.iter().copied()).collect();
-    let steered = steering::choose(&cpus, local, &[]).steering == Steering::IncomingCpu;
+    let steered = steering::choose(&cpus, local, &wanted).steering == Steering::IncomingCpu;
     Ok((workers, steered))
 }
