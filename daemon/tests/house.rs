@@ -23,8 +23,12 @@ const MAY_DEPEND_ON: &[(&str, &str, &[&str])] = &[
 
 /// The files that may hold unsafe code; each block in them says why it is sound.
 const MAY_BE_UNSAFE: &[&str] = &[
+    // set_mempolicy(2), which neither std nor nix has.
+    "affinity/src/bind.rs",
     // The counter pages: a sealed memfd seen as a slice of atomics.
     "metrics/src/shared.rs",
+    // The SIOCETHTOOL ioctl.
+    "sysctl/src/ethtool.rs",
 ];
 
 /// What code without clock or socket may not name (`http/` takes both as arguments).
