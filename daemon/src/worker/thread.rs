@@ -269,6 +269,8 @@ impl<D: Driver> Thread<D> {
             Completion::Closed { sock } => self.closed(sock),
             Completion::AcceptPaused { listener, error } => self.accept_paused(listener, error),
             Completion::Peer { sock, address } => self.peer(sock, address.map(|a| *a)),
+            // This loop never asks the driver to connect.
+            Completion::Connected { sock } => self.driver.close(sock),
             Completion::Woken => self.woken(),
         }
     }
