@@ -1,219 +1,345 @@
-//! One connection's machine.
+//! The state machine of one connection: bytes in, events out.
+//!
+//! The order of calls:
+//!
+//! 1. With what was received, [`Conn::next`] until it says [`Event::More`] (receive again),
+//!    [`Event::Wait`] (a reply is due first) or [`Event::Close`].
+//! 2. When the last byte of a dispatched request's reply has been given to the driver,
+//!    [`Conn::replied`]; then [`Conn::next`] again, with an empty input, since later requests may
+//!    be waiting.
+//! 3. On end-of-file [`Conn::handle_eof`], then [`Conn::next`] with an empty input.
+//! 4. From time to time [`Conn::time_left`]; when none is left [`Conn::handle_timeout`].
 
-use std::borrow::Cow;
+use crate::carry::Carry;
+use crate::dispatch::{self, Answer, Facts, Outcome, Routing};
+use crate::framing::{BodyKind, Decoder, Piece};
+use crate::head::Version;
+use crate::limits::Limits;
+use crate::memo::{Hit, Memo, Place, Scratch};
+use crate::method::Method;
+use crate::pace::{Pace, PaceLimits, since};
+use crate::reason::Reason;
+use crate::reply::{After, Persist, ReplyContext};
+use crate::request::Request;
+use crate::site::{Answers, RouteId, Site, VariantId};
+use crate::target;
 
-use crate::body::{Body, Piece};
-use crate::head::{self, Head, HeadError, Method};
-use crate::memo::{Memo, Place};
-use crate::path;
-use crate::refusal::{Reason, Refusal};
-use crate::reply::Persist;
-use crate::site::{HandlerId, RouteId, RouteKind, Site, VariantId};
-
-/// The bytes of one receive that have not been used yet.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Input<'a> {
-    rest: &'a [u8],
+/// Bytes that were received, and when.
+#[derive(Debug)]
+pub struct Input<'i> {
+    bytes: &'i [u8],
+    now_ms: u64,
 }
 
-impl<'a> Input<'a> {
-    /// All of what was received.
+impl<'i> Input<'i> {
+    /// What was received. The clock is in milliseconds from any beginning.
     #[must_use]
-    pub fn new(bytes: &'a [u8]) -> Input<'a> {
-        Input { rest: bytes }
+    pub fn new(bytes: &'i [u8], now_ms: u64) -> Input<'i> {
+        Input { bytes, now_ms }
+    }
+
+    /// Nothing new: to go on after a reply or at end-of-file.
+    #[must_use]
+    pub fn none(now_ms: u64) -> Input<'i> {
+        Input { bytes: &[], now_ms }
+    }
+
+    /// What no event has consumed yet.
+    #[must_use]
+    pub fn rest(&self) -> &'i [u8] {
+        self.bytes
     }
 }
 
-/// A request for a handler.
-#[derive(Debug)]
-pub struct Request<'a> {
-    /// The head.
-    pub head: Head<'a>,
-    /// The path by the rule of [`path`].
-    pub path: Cow<'a, [u8]>,
-    /// What stands behind the `?`, as it came.
-    pub query: Option<&'a str>,
-    /// The route.
-    pub route: RouteId,
-    /// The route's handler.
-    pub handler: HandlerId,
-    /// How the reply must leave the connection at least.
-    pub persist: Persist,
-    /// Whether a body follows as [`Event::Body`].
-    pub has_body: bool,
+/// An error reply that is rendered already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reply.
+    pub variant: VariantId,
+    /// Why.
+    pub reason: Reason,
+    /// The request's method, if its head could be read.
+    pub method: Option<Method>,
+    /// What the connection does behind it.
+    pub after: After,
 }
 
 /// What is to be done next.
-#[derive(Debug)]
 pub enum Event<'a> {
-    /// Send this variant `count` times.
+    /// Send a prepared reply `count` times.
     Prepared {
-        /// Which.
+        /// The reply.
         variant: VariantId,
-        /// How often: so many identical requests came in a row.
+        /// How many requests in a row it answers.
         count: u32,
-        /// Whether the connection ends with the reply.
-        close: bool,
+        /// What the connection does behind the last one.
+        after: After,
+        /// The requests' method.
+        method: Method,
+        /// The head of one of the requests, which all have the same bytes.
+        head: &'a [u8],
     },
-    /// Let the handler answer, then call [`Conn::replied`].
+    /// Send an error reply. If a dispatched request is under way (its body turned out to be
+    /// illegal), it is cancelled: nothing more is due for it, and if its reply has begun already
+    /// the connection must be closed instead.
+    Refuse(Refusal),
+    /// Send a reply made for this request.
+    Answer(Box<Answer>),
+    /// Give the request to its handler. Its body follows in events, if it has one;
+    /// [`Conn::replied`] is due when its reply is complete.
     Request(Request<'a>),
-    /// Bytes of the body of the request that is being answered.
+    /// A piece of the dispatched request's body.
     Body(&'a [u8]),
-    /// The body of the request that is being answered has ended.
+    /// The body is complete.
     BodyEnd,
-    /// Send this reply. Where it closes, read on for a while before closing, so that what is
-    /// under way from the peer does not reset the connection before the reply is read.
-    Refuse(Refusal<'a>),
-    /// Receive; everything so far has been used.
+    /// Send [`CONTINUE`](crate::CONTINUE): the body is wanted and the client waits for the word.
+    Continue,
+    /// Everything is consumed: receive.
     More,
-    /// Wait for the handler; [`Conn::replied`] goes on.
+    /// A dispatched request is under way; what was received behind it is kept. Do not receive until
+    /// it is answered: that is what bounds the bytes kept to those of one receive.
     Wait,
-    /// Close; nothing more will be answered.
+    /// Close the connection. A dispatched request under way is cancelled: its body will never be
+    /// complete.
     Close,
 }
 
-/// What a connection is waiting for, which says the timeout that applies.
+/// What a connection waits for, which says the time limit that applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// For the first byte of a request.
+    /// The first byte of a request.
     Idle,
-    /// For the rest of a head.
+    /// The rest of a head.
     Head,
-    /// For the rest of a body.
+    /// The rest of a body.
     Body,
-    /// For the handler.
+    /// A handler's reply.
     Reply,
-    /// For nothing: it has ended.
+    /// The end of the peer's bytes, which are dropped.
+    Linger,
+    /// Nothing more.
     Ended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Head,
-    /// In a body that goes to a handler.
-    Body(Body),
-    /// In a body that nobody wants.
-    Discard(Body),
-    /// The whole request is with the handler.
+    /// Between requests, or in a head.
+    Ready,
+    /// A request was dispatched; its body is arriving.
+    Body,
+    /// A request was dispatched and is complete; its reply is due.
     Waiting,
-    /// The last reply has been decided.
-    Ended,
+    /// The reply is out; the rest of the body is read and dropped.
+    Discard,
+    /// The last reply is out; what arrives is dropped.
+    Linger,
+    Closed,
 }
 
-/// One connection's machine: feed it, ask it, do what it says.
-///
-/// While idle it holds no memory but its own.
-#[derive(Debug, Default)]
+/// The request's version was 1.0.
+const HTTP10: u8 = 1;
+/// The client wants the connection to go on.
+const KEEP_ALIVE: u8 = 2;
+/// The request's method was HEAD.
+const HEAD_ONLY: u8 = 4;
+/// The client waits for 100 (Continue).
+const EXPECTS: u8 = 8;
+/// The handler wants the body.
+const WANTED: u8 = 16;
+/// The peer has sent its last byte.
+const EOF: u8 = 32;
+/// A part of a head has arrived.
+const IN_HEAD: u8 = 64;
+/// The next reply shall be the last.
+const DRAIN: u8 = 128;
+
+/// What a new request does not change.
+const LASTING: u8 = EOF | DRAIN;
+
+const NO_HINT: Place = Place::MAX;
+
+/// One connection. Without heap memory between requests.
 pub struct Conn {
-    /// What came and could not be used at once: a part of a head, or requests behind one that is
-    /// being answered.
-    backlog: Option<Box<Backlog>>,
+    carry: Option<Box<Carry>>,
     core: Core,
 }
 
-#[derive(Debug)]
+const _: () = assert!(size_of::<Conn>() <= 64);
+
+/// All but the bytes.
 struct Core {
-    state: State,
-    place: Place,
+    decoder: Decoder,
+    /// Bytes of body, of discarded body, or of lingering, that are still allowed.
+    allowance: u64,
+    pace: Pace,
+    opened_ms: u32,
     served: u32,
-    /// Bytes of the body under way.
-    body_len: u64,
-    /// Whether the handler has replied, which it may before the body was read.
-    replied: bool,
+    hint: Place,
+    state: State,
+    flags: u8,
 }
 
-#[derive(Debug, Default)]
-struct Backlog {
-    bytes: Vec<u8>,
-    used: usize,
-    /// Up to here the bytes were looked at and hold no whole head.
-    looked: usize,
-}
-
-impl Default for Core {
-    fn default() -> Self {
-        let place = Place::default();
-        Core { state: State::Head, place, served: 0, body_len: 0, replied: false }
-    }
+/// What `Core` decides; [`Event`] without its borrows.
+enum Step {
+    Prepared {
+        hit: Hit,
+        count: u32,
+        after: After,
+        head_len: usize,
+    },
+    Refuse(Refusal),
+    Answer(Box<Answer>),
+    Request {
+        head_len: usize,
+        route: RouteId,
+        facts: Facts,
+        path_in_scratch: bool,
+    },
+    Body {
+        skipped: usize,
+        len: usize,
+    },
+    BodyEnd,
+    Continue,
+    More,
+    Wait,
+    Close,
+    /// Nothing to tell: take the next step.
+    Again,
 }
 
 impl Conn {
-    /// A connection that has just been accepted.
+    /// A connection that was just accepted. The clock is in milliseconds from any beginning.
     #[must_use]
-    pub fn new() -> Conn {
-        Conn::default()
+    pub fn new(now_ms: u64) -> Conn {
+        Conn {
+            carry: None,
+            core: Core {
+                decoder: Decoder::new(BodyKind::None),
+                allowance: 0,
+                pace: Pace::new(now_ms),
+                opened_ms: now_ms as u32,
+                served: 0,
+                hint: NO_HINT,
+                state: State::Ready,
+                flags: 0,
+            },
+        }
     }
 
-    /// What is to be done next. Call it until it gives [`Event::More`], [`Event::Wait`] or
-    /// [`Event::Close`]; by then it has taken all of `input`.
+    /// What is to be done next. The `site` must stay the same for the connection's life.
     #[inline]
-    pub fn next<'a, 'input: 'a>(
-        &'a mut self,
-        site: &'a Site,
-        memo: &mut Memo,
-        input: &mut Input<'input>,
-    ) -> Event<'a> {
-        let core = &mut self.core;
-        if self.backlog.is_none()
-            && core.state == State::Head
-            && let Some((variant, count, len)) = memo.run(
-                &mut core.place,
-                input.rest,
-                // The last request of a connection is told so, and that is not in the memo.
-                site.limits().requests_max.saturating_sub(core.served + 1),
-            )
+    pub fn next<'c, 'i: 'c>(
+        &'c mut self,
+        site: &'c Site,
+        memo: &'c mut Memo,
+        input: &mut Input<'i>,
+    ) -> Event<'c> {
+        memo.attach(site);
+        let now_ms = input.now_ms;
+        if self.carry.is_some() {
+            return self.next_of_carry(site, memo, input);
+        }
+        let bytes = input.bytes;
+        let (step, used) = self.core.step(site, memo, bytes, now_ms);
+        input.bytes = &bytes[used..];
+        if matches!(step, Step::Again) {
+            return self.next(site, memo, input);
+        }
+        if !input.bytes.is_empty() && matches!(step, Step::More | Step::Wait) {
+            let mut carry = memo.take_spare();
+            carry.append(input.bytes);
+            self.carry = Some(carry);
+            input.bytes = &[];
+        }
+        step.event(site, &memo.scratch, bytes)
+    }
+
+    #[inline(never)]
+    fn next_of_carry<'c, 'i: 'c>(
+        &'c mut self,
+        site: &'c Site,
+        memo: &'c mut Memo,
+        input: &mut Input<'i>,
+    ) -> Event<'c> {
+        let Some(mut carry) = self.carry.take() else { return Event::More };
+        carry.append(input.bytes);
+        input.bytes = &[];
+        if self.core.state == State::Ready
+            && self.core.flags & EOF == 0
+            && !carry.is_worth_parsing(site.limits.head_bytes_max)
         {
-            input.rest = &input.rest[len..];
-            core.served += count;
-            return Event::Prepared { variant, count, close: false };
+            self.carry = Some(carry);
+            return Event::More;
         }
-        self.next_slowly(site, memo, input)
-    }
-
-    /// The handler's reply has been handed over; `close` where it ends the connection. A body
-    /// that was not read until then is read and forgotten.
-    pub fn replied(&mut self, close: bool) {
-        self.core.replied = true;
-        if close {
-            self.end();
-            return;
+        let (step, used) = self.core.step(site, memo, carry.bytes(), input.now_ms);
+        let from = carry.consume(used);
+        if matches!(step, Step::Again) {
+            self.carry = Some(carry);
+            return self.next(site, memo, input);
         }
-        match self.core.state {
-            State::Waiting => self.core.state = State::Head,
-            State::Body(body) => self.core.state = State::Discard(body),
-            State::Head | State::Discard(_) | State::Ended => {}
+        if carry.bytes().is_empty() && matches!(step, Step::More | Step::Wait | Step::Close) {
+            memo.give_back(carry);
+            return step.event(site, &memo.scratch, &[]);
+        }
+        if matches!(step, Step::More) {
+            carry.was_parsed();
+        }
+        let carry = self.carry.insert(carry);
+        step.event(site, &memo.scratch, carry.bytes_from(from))
+    }
+
+    /// Keeps what is left of the input for the time when the dispatched request is answered: what
+    /// [`Conn::next`] does by itself when it says [`Event::Wait`], for a caller that does not want
+    /// the body's events first.
+    pub fn keep(&mut self, memo: &mut Memo, input: &mut Input<'_>) {
+        if !input.bytes.is_empty() {
+            self.carry.get_or_insert_with(|| memo.take_spare()).append(input.bytes);
+            input.bytes = &[];
         }
     }
 
-    /// The peer sends no more. Gives what is wrong with that, where a request was cut off.
-    pub fn handle_eof(&mut self) -> Option<Reason> {
-        let reason = match self.phase() {
-            Phase::Head => Some(Reason::RequestLine),
-            Phase::Body => Some(Reason::Framing),
-            Phase::Idle | Phase::Reply | Phase::Ended => None,
-        };
-        self.end();
-        reason
+    /// The peer has sent its last byte. What it asked for is still answered.
+    pub fn handle_eof(&mut self) {
+        self.core.flags |= EOF;
     }
 
-    /// The time for the phase under way is over: a request that has begun is answered with 408
-    /// (RFC 9110, section 15.5.9), an idle connection is just closed.
-    pub fn handle_timeout(&mut self) -> Option<Refusal<'static>> {
-        let begun = matches!(self.phase(), Phase::Head | Phase::Body) && !self.core.replied;
-        self.end();
-        begun.then(|| refuse(Reason::Timeout))
+    /// The handler of the dispatched request wants its body: [`Event::Continue`] comes next if the
+    /// client waits for it.
+    pub fn want_body(&mut self) {
+        self.core.flags |= WANTED;
     }
 
-    /// What it waits for.
+    /// What the reply to the dispatched request must know. To be asked when the reply's head is
+    /// written, not before: whether the connection can go on depends on what of the body has come.
     #[must_use]
-    pub fn phase(&self) -> Phase {
-        match self.core.state {
-            State::Head if self.backlog.is_none() => Phase::Idle,
-            State::Head => Phase::Head,
-            State::Body(_) | State::Discard(_) => Phase::Body,
-            State::Waiting => Phase::Reply,
-            State::Ended => Phase::Ended,
-        }
+    pub fn reply_context(&self, site: &Site) -> ReplyContext {
+        self.core.reply_context(&site.limits)
+    }
+
+    /// The whole reply to the dispatched request has been handed over; `close` if it was one that
+    /// ends the connection whatever the request said. Tells what the connection does behind it.
+    pub fn replied(&mut self, site: &Site, close: bool, now_ms: u64) -> After {
+        let surplus = self.carry.is_some();
+        let open = !close && self.core.reply_context(&site.limits).persist != Persist::Close;
+        self.core.replied(&site.limits, open, surplus, now_ms)
+    }
+
+    /// The next reply shall be the connection's last.
+    pub fn drain(&mut self) {
+        self.core.flags |= DRAIN;
+    }
+
+    /// Whether nothing is under way: no part of a request has come that is not answered.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.core.state == State::Ready && self.core.flags & IN_HEAD == 0 && self.carry.is_none()
+    }
+
+    /// Whether a dispatched request's reply is due.
+    #[must_use]
+    pub fn is_dispatched(&self) -> bool {
+        matches!(self.core.state, State::Body | State::Waiting)
     }
 
     /// Requests so far.
@@ -222,436 +348,432 @@ impl Conn {
         self.core.served
     }
 
-    fn end(&mut self) {
-        self.core.state = State::Ended;
-        self.backlog = None;
+    /// What it waits for.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.core.state {
+            State::Ready if self.is_idle() => Phase::Idle,
+            State::Ready => Phase::Head,
+            State::Body | State::Discard => Phase::Body,
+            State::Waiting => Phase::Reply,
+            State::Linger => Phase::Linger,
+            State::Closed => Phase::Ended,
+        }
+    }
+
+    /// How many milliseconds are left of the time limit that applies; none while only a handler is
+    /// waited for. A coarse timer looks at it when it fires and is set anew to what is left, so
+    /// that requests need not touch the timer.
+    #[must_use]
+    pub fn time_left(&self, site: &Site, now_ms: u64) -> Option<u32> {
+        self.core.time_left(&site.limits, now_ms)
+    }
+
+    /// The body is read on after a pause that was the handler's: the pause does not count.
+    pub fn resume_body(&mut self, now_ms: u64) {
+        self.core.pace.resume(now_ms);
+    }
+
+    /// A time limit has passed. With a refusal: send it, if no reply has begun, and cancel the
+    /// handler. Without: [`Conn::next`] says [`Event::Close`].
+    pub fn handle_timeout(&mut self, site: &Site, now_ms: u64) -> Option<Refusal> {
+        let reason = match (self.core.state, self.core.flags & IN_HEAD) {
+            (State::Ready, IN_HEAD) => Reason::HeadTimeout,
+            (State::Body, _) => Reason::BodyTimeout,
+            _ => {
+                self.core.state = State::Closed;
+                return None;
+            }
+        };
+        let head_only = reason == Reason::BodyTimeout && self.core.flags & HEAD_ONLY != 0;
+        self.core.linger(&site.limits, now_ms);
+        let variant = site.error(reason.status(), head_only, Persist::Close);
+        Some(Refusal { variant, reason, method: None, after: After::Linger })
+    }
+}
+
+impl Step {
+    #[inline]
+    fn event<'c>(self, site: &'c Site, scratch: &'c Scratch, bytes: &'c [u8]) -> Event<'c> {
+        match self {
+            Step::Prepared { hit, count, after, head_len } => Event::Prepared {
+                variant: hit.variant,
+                count,
+                after,
+                method: hit.method,
+                head: &bytes[..head_len],
+            },
+            Step::More | Step::Again => Event::More,
+            Step::Wait => Event::Wait,
+            Step::Close => Event::Close,
+            Step::Refuse(refusal) => Event::Refuse(refusal),
+            Step::Answer(answer) => Event::Answer(answer),
+            Step::Body { skipped, len } => Event::Body(&bytes[skipped..skipped + len]),
+            Step::BodyEnd => Event::BodyEnd,
+            Step::Continue => Event::Continue,
+            Step::Request { head_len, route, facts, path_in_scratch } => {
+                let bytes = &bytes[..head_len];
+                request(site, scratch, bytes, route, facts, path_in_scratch)
+            }
+        }
+    }
+}
+
+fn request<'c>(
+    site: &'c Site,
+    scratch: &'c Scratch,
+    bytes: &'c [u8],
+    route: RouteId,
+    facts: Facts,
+    path_in_scratch: bool,
+) -> Event<'c> {
+    let head = &scratch.head;
+    // It was split before, or it would not have been dispatched.
+    let Ok(target) = target::split(head.method, head.target_bytes(bytes)) else {
+        return Event::Close;
+    };
+    let path = if path_in_scratch {
+        scratch.path.as_str()
+    } else {
+        std::str::from_utf8(target.path).unwrap_or_default()
+    };
+    let info = site.route(route);
+    let Answers::Handler(handler) = info.answers else { return Event::Close };
+    Event::Request(Request {
+        head,
+        bytes,
+        target,
+        path,
+        params: &scratch.params,
+        info,
+        route,
+        handler,
+        body: facts.body,
+        expects_continue: facts.expects_continue,
+    })
+}
+
+impl Core {
+    #[inline]
+    fn step(&mut self, site: &Site, memo: &mut Memo, bytes: &[u8], now_ms: u64) -> (Step, usize) {
+        if self.state == State::Ready && !bytes.is_empty() {
+            // The last request of a connection says so, and is not remembered.
+            let limit = self.requests_to_come(&site.limits, now_ms);
+            if let Some(hit) = self.remembered(memo, bytes, limit, now_ms) {
+                return hit;
+            }
+            return self.head(site, memo, bytes, limit == 0, now_ms);
+        }
+        self.other_step(site, bytes, now_ms)
+    }
+
+    /// How many requests may still come behind which the connection goes on. The last one's reply
+    /// says so, and is not remembered.
+    #[inline]
+    fn requests_to_come(&self, limits: &Limits, now_ms: u64) -> u32 {
+        if self.flags & DRAIN != 0 || since(self.opened_ms, now_ms) > limits.age_ms_max {
+            return 0;
+        }
+        limits.requests_max.saturating_sub(self.served.saturating_add(1))
+    }
+
+    /// A run of heads that are known by their bytes.
+    #[inline]
+    fn remembered(
+        &mut self,
+        memo: &Memo,
+        bytes: &[u8],
+        limit: u32,
+        now_ms: u64,
+    ) -> Option<(Step, usize)> {
+        if self.hint == NO_HINT {
+            return None;
+        }
+        let run = memo.run(self.hint, bytes, limit).or_else(|| {
+            self.hint = Memo::place(bytes)?;
+            memo.run(self.hint, bytes, limit)
+        });
+        let (hit, count, head_len) = run?;
+        self.served += count;
+        self.flags &= LASTING;
+        self.pace = Pace::new(now_ms);
+        let step = Step::Prepared { hit, count, after: After::Open, head_len };
+        Some((step, head_len * count as usize))
     }
 
     #[inline(never)]
-    fn next_slowly<'a, 'input: 'a>(
-        &'a mut self,
-        site: &'a Site,
+    fn head(
+        &mut self,
+        site: &Site,
         memo: &mut Memo,
-        input: &mut Input<'input>,
-    ) -> Event<'a> {
-        if self.backlog.as_ref().is_some_and(|b| b.used == b.bytes.len()) {
-            self.backlog = None;
-        }
-        if self.backlog.is_none() {
-            let before = input.rest;
-            let (event, rest) = step(&mut self.core, site, memo, before, 0);
-            let rest = &before[before.len() - rest.len()..];
-            input.rest = rest;
-            if matches!(event, Event::More | Event::Wait) && !rest.is_empty() {
-                let looked = if matches!(event, Event::More) { rest.len() } else { 0 };
-                let backlog = Backlog { bytes: rest.to_vec(), used: 0, looked };
-                self.backlog = Some(Box::new(backlog));
-                input.rest = &[];
-            }
-            return event;
-        }
-        let Backlog { bytes, used, looked } = &mut **self.backlog.get_or_insert_default();
-        bytes.drain(..*used);
-        *looked = looked.saturating_sub(*used);
-        bytes.extend_from_slice(std::mem::take(&mut input.rest));
-        let bytes: &'a [u8] = bytes;
-        let (event, rest) = step(&mut self.core, site, memo, bytes, *looked);
-        *used = bytes.len() - rest.len();
-        *looked = if matches!(event, Event::More) { bytes.len() } else { *used };
-        event
-    }
-}
-
-/// One step on `bytes`, of which the first `looked` are known to hold no whole head. Gives what
-/// is left of them as well.
-fn step<'a>(
-    core: &mut Core,
-    site: &'a Site,
-    memo: &mut Memo,
-    bytes: &'a [u8],
-    looked: usize,
-) -> (Event<'a>, &'a [u8]) {
-    match core.state {
-        State::Ended => (Event::Close, &[]),
-        State::Waiting => (Event::Wait, bytes),
-        State::Body(body) => step_body(core, site, body, bytes, State::Body, Event::Body),
-        State::Discard(body) => {
-            step_body(core, site, body, bytes, State::Discard, |_| Event::Body(&[]))
-        }
-        State::Head => step_head(core, site, memo, bytes, looked),
-    }
-}
-
-fn step_body<'a>(
-    core: &mut Core,
-    site: &Site,
-    mut body: Body,
-    mut bytes: &'a [u8],
-    state: fn(Body) -> State,
-    event: fn(&'a [u8]) -> Event<'a>,
-) -> (Event<'a>, &'a [u8]) {
-    let piece = body.next(&mut bytes);
-    core.state = state(body);
-    match piece {
-        Piece::More => (Event::More, bytes),
-        Piece::End => {
-            core.state = if core.replied { State::Head } else { State::Waiting };
-            (Event::BodyEnd, bytes)
-        }
-        Piece::Data(data) => {
-            core.body_len += data.len() as u64;
-            if core.body_len <= site.limits().body_len_max {
-                return (event(data), bytes);
-            }
-            core.state = State::Ended;
-            (broken(core, Reason::BodyTooLarge), &[])
-        }
-        Piece::Broken(reason) => {
-            core.state = State::Ended;
-            (broken(core, reason), &[])
-        }
-    }
-}
-
-/// A request has one reply: where it has gone out already, what is wrong with the body behind it
-/// ends the connection without another.
-fn broken<'a>(core: &Core, reason: Reason) -> Event<'a> {
-    if core.replied { Event::Close } else { Event::Refuse(refuse(reason)) }
-}
-
-fn step_head<'a>(
-    core: &mut Core,
-    site: &'a Site,
-    memo: &mut Memo,
-    bytes: &'a [u8],
-    looked: usize,
-) -> (Event<'a>, &'a [u8]) {
-    let mut left = bytes;
-    while let Some(after) = left.strip_prefix(b"\r\n") {
-        left = after; // RFC 9112, section 2.2: empty lines before a request line
-    }
-    let head = match find_head(left, looked.saturating_sub(bytes.len() - left.len()), site) {
-        Ok(Some(head)) => head,
-        Ok(None) => return (Event::More, left),
-        Err(HeadError(reason)) => {
-            core.served = core.served.saturating_add(1);
-            core.state = State::Ended;
-            return (Event::Refuse(refuse(reason)), &[]);
-        }
-    };
-    left = &left[head.bytes.len()..];
-    core.served = core.served.saturating_add(1);
-    core.body_len = 0;
-    core.replied = false;
-    (answer(core, site, memo, head), left)
-}
-
-/// The head at the start of `bytes`, within the limits.
-fn find_head<'a>(
-    bytes: &'a [u8],
-    looked: usize,
-    site: &Site,
-) -> Result<Option<Head<'a>>, HeadError> {
-    // A head that trickles in is parsed at its first bytes, so that nonsense is refused at once,
-    // and then not before its end is there, so that each byte costs the same.
-    let end = memchr::memmem::find(&bytes[looked.saturating_sub(3)..], b"\r\n\r\n");
-    let head = if looked > 0 && end.is_none() { None } else { head::parse(bytes)? };
-    let limits = site.limits();
-    let len = head.as_ref().map_or(bytes.len(), |h| h.bytes.len());
-    let line = memchr::memchr(b'\r', &bytes[..len]).unwrap_or(len);
-    if line > limits.request_line_len_max {
-        return Err(HeadError(Reason::TargetTooLong));
-    }
-    if len > limits.head_len_max {
-        return Err(HeadError(Reason::HeadTooLarge));
-    }
-    Ok(head)
-}
-
-/// Decides who answers a whole head, and the state that follows.
-fn answer<'a>(core: &mut Core, site: &'a Site, memo: &mut Memo, head: Head<'a>) -> Event<'a> {
-    let persist = persist(&head, core.served >= site.limits().requests_max);
-    let found = match find_route(site, &head) {
-        Ok(found) => found,
-        Err((reason, allow)) => return refused(core, &head, persist, reason, allow),
-    };
-    let body = Body::new(head.framing);
-    if let Body::Length(length) = body.unwrap_or(Body::Length(0))
-        && length > site.limits().body_len_max
-    {
-        return refused(core, &head, persist, Reason::BodyTooLarge, None);
-    }
-    match site.route_kind(found.route) {
-        RouteKind::Prepared => {
-            let variant = site.variant_for(found.route, head.method, persist);
-            core.replied = true;
-            if persist.closes() {
-                core.state = State::Ended;
-            } else if let Some(body) = body {
-                core.state = State::Discard(body);
-            } else {
-                memo.learn(&mut core.place, head.bytes, variant);
-            }
-            Event::Prepared { variant, count: 1, close: persist.closes() }
-        }
-        RouteKind::Dynamic(handler) => {
-            core.state = body.map_or(State::Waiting, State::Body);
-            let Found { route, path, query } = found;
-            let has_body = body.is_some();
-            Event::Request(Request { head, path, query, route, handler, persist, has_body })
-        }
-    }
-}
-
-struct Found<'a> {
-    route: RouteId,
-    path: Cow<'a, [u8]>,
-    query: Option<&'a str>,
-}
-
-/// The route of a request, or why there is none and what `Allow` says of it.
-fn find_route<'a>(site: &'a Site, head: &Head<'a>) -> Result<Found<'a>, (Reason, Option<&'a str>)> {
-    if matches!(head.method, Method::Connect | Method::Trace) {
-        return Err((Reason::MethodUnknown, None));
-    }
-    let (path, query) = path::split(origin_form(head.target).ok_or((Reason::Target, None))?);
-    let path = path::normalise(path).map_err(|_| (Reason::Target, None))?;
-    let route = site.route(&path).ok_or((Reason::NotFound, None))?;
-    if !site.allows(route, head.method) {
-        return Err((Reason::MethodNotAllowed, Some(site.allow(route))));
-    }
-    Ok(Found { route, path, query })
-}
-
-/// The path and query of a target in origin form or absolute form (RFC 9112, section 3.2).
-fn origin_form(target: &str) -> Option<&str> {
-    if target.starts_with('/') {
-        return Some(target);
-    }
-    let (scheme, rest) = target.split_once("://")?;
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-        return None;
-    }
-    let authority = rest.find(['/', '?']).unwrap_or(rest.len());
-    if authority == 0 || rest[..authority].contains('@') {
-        return None;
-    }
-    match &rest[authority..] {
-        "" => Some("/"),
-        path if path.starts_with('/') => Some(path),
-        _ => None,
-    }
-}
-
-/// A request that is well-formed but not answered: the connection goes on, unless a body follows
-/// that is not worth reading.
-fn refused<'a>(
-    core: &mut Core,
-    head: &Head<'a>,
-    persist: Persist,
-    reason: Reason,
-    allow: Option<&'a str>,
-) -> Event<'a> {
-    let goes_on = head.framing == head::Framing::None && !reason.is_parse_error();
-    let persist = if goes_on { persist } else { Persist::Close };
-    core.replied = true;
-    core.state = if persist.closes() { State::Ended } else { State::Head };
-    Event::Refuse(Refusal { reason, persist, head_only: head.method == Method::Head, allow })
-}
-
-fn persist(head: &Head<'_>, last: bool) -> Persist {
-    match head.version {
-        _ if last || !head.keep_alive => Persist::Close,
-        head::Version::Http10 => Persist::KeepAlive,
-        head::Version::Http11 => Persist::Default,
-    }
-}
-
-fn refuse<'a>(reason: Reason) -> Refusal<'a> {
-    Refusal { reason, persist: Persist::Close, head_only: false, allow: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::site::{Limits, PreparedSource};
-
-    fn site() -> Site {
-        let limits = Limits {
-            head_len_max: 300,
-            request_line_len_max: 100,
-            body_len_max: 20,
-            requests_max: 50,
+        bytes: &[u8],
+        last: bool,
+        now_ms: u64,
+    ) -> (Step, usize) {
+        let Scratch { head, .. } = &mut memo.scratch;
+        let examined = match head.parse(bytes, &site.limits) {
+            Ok(None) => return self.partial_head(now_ms),
+            Ok(Some(len)) => dispatch::examine(head, &bytes[..len]).map(|facts| (len, facts)),
+            Err(reason) => Err(reason),
         };
-        let mut builder = Site::builder().limits(limits);
-        for path in ["/a", "/b"] {
-            let source = PreparedSource { body: path.into(), ..PreparedSource::default() };
-            builder.prepared(path, path, source).unwrap();
+        let (len, facts) = match examined {
+            Ok(examined) => examined,
+            Err(reason) => return (self.refuse(site, reason, None, now_ms), bytes.len()),
+        };
+        self.served = self.served.saturating_add(1);
+        self.flags &= LASTING;
+        self.flags |= flags_of(head.version, head.method, &facts);
+        self.pace = Pace::new(now_ms);
+        if last {
+            self.flags &= !KEEP_ALIVE;
         }
-        builder.dynamic("d", "/d", &[Method::Get, Method::Post], HandlerId(3)).unwrap();
-        builder.build()
+        self.decoder = Decoder::new(facts.body);
+        self.allowance = site.limits.discard_bytes_max;
+        let surplus = bytes.len() > len;
+        match self.route(site, memo, &bytes[..len], facts, surplus, now_ms) {
+            Ok(step) if self.state == State::Linger => (step, bytes.len()),
+            Ok(step) => (step, len),
+            Err(reason) => {
+                let method = Some(memo.scratch.head.method);
+                (self.refuse(site, reason, method, now_ms), bytes.len())
+            }
+        }
     }
 
-    /// What a connection says to these pieces, in words; handlers answer when their request and
-    /// its body are there.
-    fn transcript(site: &Site, memo: &mut Memo, pieces: &[&[u8]]) -> Vec<String> {
-        let mut conn = Conn::new();
-        let mut said = Vec::new();
-        let mut body = Vec::new();
-        for piece in pieces {
-            let mut input = Input::new(piece);
-            loop {
-                let mut reply = false;
-                match conn.next(site, memo, &mut input) {
-                    Event::Prepared { variant, count, close } => {
-                        let v = site.variant(variant);
-                        for _ in 0..count {
-                            said.push(format!(
-                                "{:?} {} {close}",
-                                v.method(),
-                                site.route_name(v.route())
-                            ));
-                        }
-                    }
-                    Event::Request(request) => {
-                        body.clear();
-                        said.push(format!("{:?} {:?}", request.head.method, request.query));
-                        reply = !request.has_body;
-                    }
-                    Event::Body(bytes) => body.extend_from_slice(bytes),
-                    Event::BodyEnd => {
-                        if conn.phase() == Phase::Reply {
-                            said.push(format!("body {:?}", String::from_utf8_lossy(&body)));
-                            reply = true;
-                        }
-                    }
-                    Event::Refuse(refusal) => {
-                        let status = refusal.reason.status();
-                        said.push(format!(
-                            "{status} {} {:?}",
-                            refusal.persist.closes(),
-                            refusal.allow
-                        ));
-                    }
-                    Event::More => break,
-                    Event::Wait => panic!("nobody is waiting"),
-                    Event::Close => {
-                        said.push("close".to_string());
-                        return said;
-                    }
+    fn partial_head(&mut self, now_ms: u64) -> (Step, usize) {
+        if self.flags & EOF != 0 {
+            self.state = State::Closed;
+            return (Step::Close, 0);
+        }
+        if self.flags & IN_HEAD == 0 {
+            // The first head is timed from the accept.
+            if self.served > 0 {
+                self.pace = Pace::new(now_ms);
+            }
+            self.flags |= IN_HEAD;
+        }
+        (Step::More, 0)
+    }
+
+    fn route(
+        &mut self,
+        site: &Site,
+        memo: &mut Memo,
+        bytes: &[u8],
+        facts: Facts,
+        surplus: bool,
+        now_ms: u64,
+    ) -> Result<Step, Reason> {
+        // What is answered without its body being asked for must be able to skip it.
+        let persist = self.reply_context(&site.limits).persist;
+        let Scratch { head, path, params } = &mut memo.scratch;
+        let (method, version) = (head.method, head.version);
+        let routing = Routing { site, head, bytes, persist };
+        let outcome = routing.route(path, params)?;
+        self.hint = NO_HINT;
+        match outcome {
+            Outcome::Prepared { variant } => {
+                let after = self.answered(&site.limits, persist, surplus, now_ms);
+                let hit = Hit { variant, method };
+                if persist == Persist::Default
+                    && facts.body == BodyKind::None
+                    && version == Version::Http11
+                {
+                    self.hint = memo.insert(bytes, hit).unwrap_or(NO_HINT);
                 }
-                if reply {
-                    conn.replied(false);
+                Ok(Step::Prepared { hit, count: 1, after, head_len: bytes.len() })
+            }
+            Outcome::Error { reason } => {
+                let head_only = method == Method::Head;
+                let variant = site.error(reason.status(), head_only, persist);
+                let after = self.answered(&site.limits, persist, surplus, now_ms);
+                Ok(Step::Refuse(Refusal { variant, reason, method: Some(method), after }))
+            }
+            Outcome::Answer(mut answer) => {
+                answer.after = self.answered(&site.limits, persist, surplus, now_ms);
+                Ok(Step::Answer(answer))
+            }
+            Outcome::Dispatch { route, path_in_scratch } => {
+                self.allowance = site.route(route).body_bytes_max;
+                self.state = match facts.body {
+                    BodyKind::None => State::Waiting,
+                    BodyKind::Length(len) if len > self.allowance => {
+                        return Err(Reason::BodyLength);
+                    }
+                    _ => State::Body,
+                };
+                Ok(Step::Request { head_len: bytes.len(), route, facts, path_in_scratch })
+            }
+        }
+    }
+
+    /// A request was answered without a handler.
+    fn answered(&mut self, limits: &Limits, p: Persist, surplus: bool, now_ms: u64) -> After {
+        self.replied(limits, p != Persist::Close, surplus, now_ms)
+    }
+
+    fn replied(&mut self, limits: &Limits, open: bool, surplus: bool, now_ms: u64) -> After {
+        let whole = self.decoder.is_done() || self.state == State::Waiting;
+        match (open, whole) {
+            (true, true) => {
+                self.state = State::Ready;
+                self.pace = Pace::new(now_ms);
+                After::Open
+            }
+            (true, false) => {
+                self.state = State::Discard;
+                self.allowance = limits.discard_bytes_max;
+                self.pace = Pace::new(now_ms);
+                After::Open
+            }
+            (false, true) if !surplus || self.flags & EOF != 0 => {
+                self.state = State::Closed;
+                After::Close
+            }
+            (false, _) => {
+                self.linger(limits, now_ms);
+                After::Linger
+            }
+        }
+    }
+
+    fn linger(&mut self, limits: &Limits, now_ms: u64) {
+        self.state = State::Linger;
+        self.allowance = limits.linger_bytes_max;
+        self.pace = Pace::new(now_ms);
+    }
+
+    /// Refuses and ends the connection.
+    fn refuse(&mut self, site: &Site, reason: Reason, method: Option<Method>, now_ms: u64) -> Step {
+        self.linger(&site.limits, now_ms);
+        let head_only = method == Some(Method::Head);
+        let variant = site.error(reason.status(), head_only, Persist::Close);
+        Step::Refuse(Refusal { variant, reason, method, after: After::Linger })
+    }
+
+    fn reply_context(&self, limits: &Limits) -> ReplyContext {
+        let skippable = self.state == State::Waiting
+            || self.flags & EXPECTS == 0
+                && self.decoder.length_left().is_none_or(|left| left <= limits.discard_bytes_max);
+        let http10 = self.flags & HTTP10 != 0;
+        let persist = match (self.flags & (KEEP_ALIVE | DRAIN) == KEEP_ALIVE && skippable, http10) {
+            (false, _) => Persist::Close,
+            (true, true) => Persist::KeepAlive,
+            (true, false) => Persist::Default,
+        };
+        ReplyContext { http10, head_only: self.flags & HEAD_ONLY != 0, persist }
+    }
+
+    #[inline(never)]
+    fn other_step(&mut self, site: &Site, bytes: &[u8], now_ms: u64) -> (Step, usize) {
+        let eof = self.flags & EOF != 0;
+        match self.state {
+            State::Ready if eof => {
+                self.state = State::Closed;
+                (Step::Close, 0)
+            }
+            State::Ready => (Step::More, 0),
+            State::Waiting => (Step::Wait, 0),
+            State::Body => self.body(site, bytes, now_ms),
+            State::Discard => self.discard(site, bytes, now_ms),
+            State::Linger if eof || bytes.len() as u64 > self.allowance => {
+                self.state = State::Closed;
+                (Step::Close, bytes.len())
+            }
+            State::Linger => {
+                self.allowance -= bytes.len() as u64;
+                (Step::More, bytes.len())
+            }
+            State::Closed => (Step::Close, bytes.len()),
+        }
+    }
+
+    fn body(&mut self, site: &Site, bytes: &[u8], now_ms: u64) -> (Step, usize) {
+        if self.decoder.is_done() {
+            self.state = State::Waiting;
+            return (Step::BodyEnd, 0);
+        }
+        if bytes.is_empty() {
+            if self.flags & EOF != 0 {
+                self.state = State::Closed;
+                return (Step::Close, 0);
+            }
+            if self.flags & (EXPECTS | WANTED) == EXPECTS | WANTED {
+                self.flags &= !EXPECTS;
+                return (Step::Continue, 0);
+            }
+            return (Step::More, 0);
+        }
+        // The client did not wait for the word.
+        self.flags &= !EXPECTS;
+        self.pace.progress(bytes.len(), now_ms);
+        let method = if self.flags & HEAD_ONLY != 0 { Some(Method::Head) } else { None };
+        match self.decoder.decode(bytes, &site.limits) {
+            Err(reason) => (self.refuse(site, reason, method, now_ms), bytes.len()),
+            Ok(Piece::More) => (Step::More, bytes.len()),
+            Ok(Piece::End(skipped)) => {
+                self.state = State::Waiting;
+                (Step::BodyEnd, skipped)
+            }
+            Ok(Piece::Data { len, .. }) if len as u64 > self.allowance => {
+                (self.refuse(site, Reason::BodyLength, method, now_ms), bytes.len())
+            }
+            Ok(Piece::Data { skipped, len }) => {
+                self.allowance -= len as u64;
+                (Step::Body { skipped, len }, skipped + len)
+            }
+        }
+    }
+
+    /// Reads past a body that nobody wants. Its reply is out, so an error can only close.
+    fn discard(&mut self, site: &Site, bytes: &[u8], now_ms: u64) -> (Step, usize) {
+        let mut at = 0;
+        self.pace.progress(bytes.len(), now_ms);
+        loop {
+            match self.decoder.decode(&bytes[at..], &site.limits) {
+                Ok(Piece::Data { skipped, len }) if len as u64 <= self.allowance => {
+                    self.allowance -= len as u64;
+                    at += skipped + len;
+                }
+                Ok(Piece::More) if self.flags & EOF == 0 => return (Step::More, bytes.len()),
+                Ok(Piece::End(skipped)) => {
+                    self.state = State::Ready;
+                    self.pace = Pace::new(now_ms);
+                    return (Step::Again, at + skipped);
+                }
+                _ => {
+                    self.state = State::Closed;
+                    return (Step::Close, bytes.len());
                 }
             }
         }
-        said.push(format!("{:?}", conn.phase()));
-        said
     }
 
-    const STREAM: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n\
-        GET /a HTTP/1.1\r\nHost: x\r\n\r\n\
-        GET /a HTTP/1.1\r\nHost: x\r\n\r\n\
-        \r\nHEAD /b HTTP/1.1\r\nHost: x\r\n\r\n\
-        POST /d?q HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc\
-        POST /d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n\
-        GET /b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc\
-        DELETE /d HTTP/1.1\r\nHost: x\r\n\r\n\
-        GET /%61?x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n\
-        GET http://h/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /a";
-
-    #[test]
-    fn the_reading_does_not_depend_on_how_bytes_arrive() {
-        let site = site();
-        let whole = transcript(&site, &mut Memo::new(), &[STREAM]);
-        assert_eq!(
-            whole,
-            [
-                "Get /a false",
-                "Get /a false",
-                "Get /a false",
-                "Head /b false",
-                "Post Some(\"q\")",
-                "body \"abc\"",
-                "Post None",
-                "body \"hi\"",
-                "Get /b false",
-                "405 false Some(\"GET, POST, HEAD\")",
-                "Get /a false",
-                "Get /a true",
-                "close",
-            ]
-        );
-        let mut memo = Memo::new();
-        for first in 0..STREAM.len() {
-            let pieces = [&STREAM[..first], &STREAM[first..]];
-            assert_eq!(transcript(&site, &mut memo, &pieces), whole, "split at {first}");
-        }
-        let bytes: Vec<&[u8]> = STREAM.chunks(1).collect();
-        assert_eq!(transcript(&site, &mut memo, &bytes), whole);
-    }
-
-    #[test]
-    fn refusals_and_what_becomes_of_the_connection() {
-        let site = site();
-        let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(100));
-        let large = format!("GET /a HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(300));
-        let cases: &[(&str, &[&str])] = &[
-            ("GET /none HTTP/1.1\r\nHost: x\r\n\r\n", &["404 false None", "Idle"]),
-            (
-                "POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
-                &["404 true None", "close"],
-            ),
-            ("POST /a HTTP/1.1\r\nHost: x\r\n\r\n", &["405 false Some(\"GET, HEAD\")", "Idle"]),
-            ("GET /../a HTTP/1.1\r\nHost: x\r\n\r\n", &["400 true None", "close"]),
-            ("GET a HTTP/1.1\r\nHost: x\r\n\r\n", &["400 true None", "close"]),
-            ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", &["501 true None", "close"]),
-            (
-                "POST /d HTTP/1.1\r\nHost: x\r\nContent-Length: 21\r\n\r\n",
-                &["413 true None", "close"],
-            ),
-            ("\x16\x03\x01\x02", &["400 true None", "close"]),
-            ("GET / HTTP/3.0\r\n\r\n", &["505 true None", "close"]),
-            (&long, &["414 true None", "close"]),
-            (&large, &["431 true None", "close"]),
-            ("GET /a HTTP/1.1\r\nHost: x", &["Head"]),
-            ("GET /a HTTP/1.0\r\n\r\n", &["Get /a true", "close"]),
-        ];
-        for (text, expected) in cases {
-            let bytes = text.as_bytes();
-            assert_eq!(transcript(&site, &mut Memo::new(), &[bytes]), *expected, "{text:?}");
-            let single: Vec<&[u8]> = bytes.chunks(1).collect();
-            let said = transcript(&site, &mut Memo::new(), &single);
-            assert_eq!(said, *expected, "{text:?} byte by byte");
+    fn time_left(&self, limits: &Limits, now_ms: u64) -> Option<u32> {
+        let waited = since(self.pace.started_ms(), now_ms);
+        match self.state {
+            State::Ready if self.flags & IN_HEAD != 0 || self.served == 0 => {
+                Some(limits.head_ms_max.saturating_sub(waited))
+            }
+            State::Ready => Some(limits.idle_ms_max.saturating_sub(waited)),
+            State::Body | State::Discard => {
+                let pace = PaceLimits {
+                    stall_ms_max: limits.body_ms_max,
+                    rate_min: limits.body_rate_min,
+                    grace_ms: limits.rate_grace_ms,
+                };
+                Some(self.pace.time_left_ms(&pace, now_ms))
+            }
+            State::Linger => Some(limits.linger_ms_max.saturating_sub(waited)),
+            State::Waiting | State::Closed => None,
         }
     }
+}
 
-    #[test]
-    fn the_last_request_of_a_connection_closes_it() {
-        let site = site();
-        let stream = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n".repeat(60);
-        let said = transcript(&site, &mut Memo::new(), &[&stream]);
-        assert_eq!(said.len(), 51);
-        assert_eq!(said[49..], ["Get /a true", "close"]);
-    }
-
-    #[test]
-    fn requests_behind_a_slow_one_wait_in_order() {
-        let site = site();
-        let (mut conn, mut memo) = (Conn::new(), Memo::new());
-        let stream = b"GET /d HTTP/1.1\r\nHost: x\r\n\r\nGET /a HTTP/1.1\r\nHost: x\r\n\r\n";
-        let mut input = Input::new(stream);
-        assert!(matches!(conn.next(&site, &mut memo, &mut input), Event::Request(_)));
-        assert!(matches!(conn.next(&site, &mut memo, &mut input), Event::Wait));
-        conn.replied(false);
-        let mut none = Input::default();
-        assert!(matches!(conn.next(&site, &mut memo, &mut none), Event::Prepared { count: 1, .. }));
-        assert!(matches!(conn.next(&site, &mut memo, &mut none), Event::More));
-        assert_eq!(conn.phase(), Phase::Idle);
-    }
-
-    #[test]
-    fn an_idle_connection_is_small() {
-        assert!(size_of::<Conn>() <= 64, "{}", size_of::<Conn>());
-    }
+fn flags_of(version: Version, method: Method, facts: &Facts) -> u8 {
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    flag(version == Version::Http10, HTTP10)
+        | flag(facts.keep_alive, KEEP_ALIVE)
+        | flag(method == Method::Head, HEAD_ONLY)
+        | flag(facts.expects_continue, EXPECTS)
 }

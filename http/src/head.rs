@@ -1,407 +1,342 @@
-//! Request heads: httparse finds the parts, and what it lets pass but RFC 9112 does not is
-//! refused here. One reading of any bytes, or none.
+//! Request heads: the request line and the field lines (RFC 9112 sections 2 to 5), read strictly.
+//!
+//! What a lenient reader might take in two ways is refused: lines end in CRLF and nothing else,
+//! one space stands between the parts of the request line, no blank stands before a colon, and no
+//! line is folded. One empty line before the request line is skipped (RFC 9112 section 2.2).
 
-use std::mem::MaybeUninit;
+use crate::bytes::{CLASS, CLOSER, TARGET, TOKEN, find_control};
+use crate::limits::Limits;
+use crate::method::Method;
+use crate::reason::Reason;
 
-use crate::refusal::Reason;
-
-/// Header fields of a request at most.
-const FIELDS_MAX: usize = 100;
-
-/// A request method (RFC 9110, section 9, and RFC 5789).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Method {
-    /// `GET`
-    Get,
-    /// `HEAD`
-    Head,
-    /// `POST`
-    Post,
-    /// `PUT`
-    Put,
-    /// `PATCH`
-    Patch,
-    /// `DELETE`
-    Delete,
-    /// `OPTIONS`
-    Options,
-    /// `CONNECT`
-    Connect,
-    /// `TRACE`
-    Trace,
-}
-
-impl Method {
-    /// All methods that are known, in the order of their numbers.
-    pub const ALL: [Method; 9] = [
-        Method::Get,
-        Method::Head,
-        Method::Post,
-        Method::Put,
-        Method::Patch,
-        Method::Delete,
-        Method::Options,
-        Method::Connect,
-        Method::Trace,
-    ];
-
-    /// The method's name, which is case-sensitive.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Get => "GET",
-            Method::Head => "HEAD",
-            Method::Post => "POST",
-            Method::Put => "PUT",
-            Method::Patch => "PATCH",
-            Method::Delete => "DELETE",
-            Method::Options => "OPTIONS",
-            Method::Connect => "CONNECT",
-            Method::Trace => "TRACE",
-        }
-    }
-
-    /// The method of that name, if it is known.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Method> {
-        Method::ALL.into_iter().find(|m| m.name() == name)
-    }
-}
-
-/// The versions that are served.
+/// The version of a request. Minor versions above 1 are read as 1.1 (RFC 9110 section 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// HTTP/1.0: connections close unless asked otherwise.
+    /// HTTP/1.0
     Http10,
-    /// HTTP/1.1: connections stay unless asked otherwise.
+    /// HTTP/1.1
     Http11,
 }
 
-/// A header field as it came; the value has no white space around it.
+/// Methods longer than this are answered 501.
+const METHOD_BYTES_MAX: usize = 32;
+
+/// Fields that the protocol acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header<'a> {
-    /// The name, in the peer's spelling.
-    pub name: &'a str,
-    /// The value's bytes.
-    pub value: &'a [u8],
+#[repr(u8)]
+pub(crate) enum Known {
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Expect,
+    AcceptEncoding,
+    IfMatch,
+    IfNoneMatch,
+    IfModifiedSince,
+    IfUnmodifiedSince,
+    IfRange,
+    Range,
 }
 
-/// How the body of a request is delimited (RFC 9112, section 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
-    None,
-    Length(u64),
-    Chunked,
-}
+const KNOWN_COUNT: usize = 12;
 
-/// A whole, valid request head.
-#[derive(Clone, Copy, Debug)]
-pub struct Head<'a> {
-    /// The method.
-    pub method: Method,
-    /// The request target as it came (RFC 9112, section 3.2).
-    pub target: &'a str,
-    /// The version.
-    pub version: Version,
-    /// The whole head, from the request line to the empty line.
-    pub bytes: &'a [u8],
-    pub(crate) framing: Framing,
-    pub(crate) keep_alive: bool,
-}
-
-impl<'a> Head<'a> {
-    /// The header fields in order. They are found anew each time, so that a request which nobody
-    /// asks for its fields pays nothing for them.
-    pub fn headers(&self) -> impl Iterator<Item = Header<'a>> + use<'a> {
-        let lines = self.bytes.split(|&b| b == b'\n').skip(1);
-        lines.filter_map(|line| {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            let colon = memchr::memchr(b':', line)?;
-            let name = std::str::from_utf8(&line[..colon]).ok()?;
-            Some(Header { name, value: line[colon + 1..].trim_ascii() })
-        })
+impl Known {
+    const fn bit(self) -> u16 {
+        1 << self as u16
     }
 
-    /// The value of the first field of that name, whatever its case.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers().find(|h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value)
-    }
-}
-
-/// Why a head was refused, and what of it was understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadError(pub Reason);
-
-/// Parses the head at the start of `bytes`: none while it is incomplete, which is no error.
-///
-/// Empty lines before the request line are passed over (RFC 9112, section 2.2) by the caller.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head<'_>>, HeadError> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut []);
-    let len = match request.parse_with_uninit_headers(bytes, &mut fields) {
-        Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) => {
-            return if has_bare_newline(bytes) { Err(HeadError(Reason::Header)) } else { Ok(None) };
+    #[inline]
+    fn of(name: &[u8]) -> Option<Known> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match name.len() {
+            4 if is("host") => Some(Known::Host),
+            5 if is("range") => Some(Known::Range),
+            6 if is("expect") => Some(Known::Expect),
+            8 if is("if-match") => Some(Known::IfMatch),
+            8 if is("if-range") => Some(Known::IfRange),
+            10 if is("connection") => Some(Known::Connection),
+            13 if is("if-none-match") => Some(Known::IfNoneMatch),
+            14 if is("content-length") => Some(Known::ContentLength),
+            15 if is("accept-encoding") => Some(Known::AcceptEncoding),
+            17 if is("transfer-encoding") => Some(Known::TransferEncoding),
+            17 if is("if-modified-since") => Some(Known::IfModifiedSince),
+            19 if is("if-unmodified-since") => Some(Known::IfUnmodifiedSince),
+            _ => None,
         }
-        Err(error) => return Err(HeadError(reason_of(error, bytes))),
-    };
-    let bytes = &bytes[..len];
-    if has_bare_newline(bytes) {
-        return Err(HeadError(Reason::Header));
     }
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
-    else {
-        return Err(HeadError(Reason::RequestLine));
-    };
-    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-    if !target.bytes().all(is_target_byte) {
-        return Err(HeadError(Reason::Target));
-    }
-    let fields = Fields::read(request.headers, version)?;
-    let method = Method::from_name(method).ok_or(HeadError(Reason::MethodUnknown))?;
-    Ok(Some(Head {
-        method,
-        target,
-        version,
-        bytes,
-        framing: fields.framing,
-        keep_alive: fields.keep_alive,
-    }))
 }
 
-/// What the fields say that the protocol itself must know.
-struct Fields {
-    framing: Framing,
-    keep_alive: bool,
+/// Where one field line lies in its head.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Span {
+    name: u16,
+    name_len: u16,
+    value: u16,
+    value_len: u16,
 }
 
-impl Fields {
-    fn read(headers: &[httparse::Header<'_>], version: Version) -> Result<Fields, HeadError> {
-        let mut hosts = 0;
-        let mut length: Option<u64> = None;
-        let mut codings = 0;
-        let (mut close, mut keep) = (false, false);
-        for header in headers {
-            // The length tells most fields apart before any byte is compared.
-            match header.name.len() {
-                4 if header.name.eq_ignore_ascii_case("host") => {
-                    hosts += 1;
-                    if !is_host(header.value) {
-                        return Err(HeadError(Reason::Host));
-                    }
+impl Span {
+    pub(crate) fn name<'h>(&self, head: &'h [u8]) -> &'h [u8] {
+        &head[self.name as usize..][..self.name_len as usize]
+    }
+
+    pub(crate) fn value<'h>(&self, head: &'h [u8]) -> &'h [u8] {
+        &head[self.value as usize..][..self.value_len as usize]
+    }
+}
+
+/// Positions of a head's parts. Reused from request to request, so that parsing allocates nothing.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    /// The target has bytes that need decoding or splitting.
+    pub(crate) target_closer: bool,
+    method_at: u16,
+    target_at: u16,
+    target_len: u16,
+    seen: u16,
+    repeated: u16,
+    first: [u16; KNOWN_COUNT],
+    spans: Vec<Span>,
+}
+
+impl Head {
+    pub(crate) fn new() -> Head {
+        Head {
+            method: Method::Get,
+            version: Version::Http11,
+            target_closer: false,
+            method_at: 0,
+            target_at: 0,
+            target_len: 0,
+            seen: 0,
+            repeated: 0,
+            first: [0; KNOWN_COUNT],
+            spans: Vec::with_capacity(32),
+        }
+    }
+
+    /// Reads one head from the beginning of `bytes`: its length, or `None` if its end has not come
+    /// yet. A verdict never depends on how many bytes behind the decisive one are there already.
+    pub(crate) fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Reason> {
+        let limit = limits.head_bytes_max.min(usize::from(u16::MAX));
+        let window = &bytes[..bytes.len().min(limit)];
+        let mut in_request_line = true;
+        let parsed = self.request_line(window, limits).and_then(|fields_at| match fields_at {
+            Some(at) => {
+                in_request_line = false;
+                self.fields(window, at, limits)
+            }
+            None => Ok(None),
+        })?;
+        match parsed {
+            None if bytes.len() < limit => Ok(None),
+            None if in_request_line => Err(Reason::TargetLength),
+            None => Err(Reason::HeadLength),
+            found => Ok(found),
+        }
+    }
+
+    #[inline]
+    fn request_line(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Reason> {
+        let at = match bytes {
+            [] | [b'\r'] => return Ok(None),
+            [b'\r', b'\n', ..] => 2,
+            [b'\r', ..] => return Err(Reason::LineEnd),
+            _ => 0,
+        };
+        let Some(method_end) = self.method(bytes, at)? else { return Ok(None) };
+        let target_at = method_end + 1;
+        let Some(target_end) = self.target(bytes, target_at, limits)? else { return Ok(None) };
+        let line_end = target_end + 1;
+        let Some(rest) = bytes.get(line_end..line_end + 10) else { return Ok(None) };
+        self.version = match rest {
+            b"HTTP/1.1\r\n" => Version::Http11,
+            _ => other_version(rest)?,
+        };
+        self.method_at = at as u16;
+        self.target_at = target_at as u16;
+        self.target_len = (target_end - target_at) as u16;
+        Ok(Some(line_end + 10))
+    }
+
+    /// Reads the method; gives the place of the space behind it.
+    #[inline]
+    fn method(&mut self, bytes: &[u8], at: usize) -> Result<Option<usize>, Reason> {
+        let rest = &bytes[at..];
+        if rest.starts_with(b"GET ") {
+            self.method = Method::Get;
+            return Ok(Some(at + 3));
+        }
+        let len = rest.iter().position(|&byte| CLASS[byte as usize] & TOKEN == 0);
+        if len.unwrap_or(rest.len()) > METHOD_BYTES_MAX {
+            return Err(Reason::MethodLength);
+        }
+        let Some(len) = len else { return Ok(None) };
+        if len == 0 || rest[len] != b' ' {
+            return Err(Reason::Method);
+        }
+        self.method = Method::from_bytes(&rest[..len]);
+        Ok(Some(at + len))
+    }
+
+    /// Checks the target's bytes; gives the place of the space behind it.
+    #[inline]
+    fn target(
+        &mut self,
+        bytes: &[u8],
+        from: usize,
+        limits: &Limits,
+    ) -> Result<Option<usize>, Reason> {
+        let mut classes = 0;
+        let len = bytes[from..].iter().position(|&byte| {
+            let class = CLASS[byte as usize];
+            classes |= class;
+            class & TARGET == 0
+        });
+        if len.unwrap_or(bytes.len() - from) > limits.target_bytes_max {
+            return Err(Reason::TargetLength);
+        }
+        let Some(len) = len else { return Ok(None) };
+        if len == 0 || bytes[from + len] != b' ' {
+            return Err(Reason::Target);
+        }
+        self.target_closer = classes & CLOSER != 0;
+        Ok(Some(from + len))
+    }
+
+    #[inline]
+    fn fields(
+        &mut self,
+        bytes: &[u8],
+        mut at: usize,
+        limits: &Limits,
+    ) -> Result<Option<usize>, Reason> {
+        self.spans.clear();
+        self.seen = 0;
+        self.repeated = 0;
+        loop {
+            match bytes.get(at..) {
+                Some([b'\r', b'\n', ..]) => return Ok(Some(at + 2)),
+                Some([b'\r']) | Some([]) | None => return Ok(None),
+                Some([b'\r', ..]) => return Err(Reason::LineEnd),
+                Some(_) if self.spans.len() >= limits.fields_max => return Err(Reason::HeadLength),
+                Some(_) => {}
+            }
+            match field_line(bytes, at)? {
+                Some((span, next)) => {
+                    self.note(span.name(bytes));
+                    self.spans.push(span);
+                    at = next;
                 }
-                6 if header.name.eq_ignore_ascii_case("expect")
-                    && !header.value.eq_ignore_ascii_case(b"100-continue") =>
-                {
-                    return Err(HeadError(Reason::Expectation));
-                }
-                10 if header.name.eq_ignore_ascii_case("connection") => {
-                    for option in header.value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
-                        close |= option.eq_ignore_ascii_case(b"close");
-                        keep |= option.eq_ignore_ascii_case(b"keep-alive");
-                    }
-                }
-                14 if header.name.eq_ignore_ascii_case("content-length") => {
-                    // Even the same value twice is refused: RFC 9112, section 6.3, allows it.
-                    if length.is_some() {
-                        return Err(HeadError(Reason::Framing));
-                    }
-                    length = Some(parse_length(header.value).ok_or(HeadError(Reason::Framing))?);
-                }
-                17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
-                    codings += 1;
-                    // RFC 9112, section 6.1: a coding that is not understood is 501.
-                    if !header.value.eq_ignore_ascii_case(b"chunked") {
-                        return Err(HeadError(Reason::Coding));
-                    }
-                }
-                _ => {}
+                None => return Ok(None),
             }
         }
-        // RFC 9112, section 3.2: exactly one Host on 1.1; two are wrong on 1.0 as well.
-        if hosts > 1 || (hosts == 0 && version == Version::Http11) {
-            return Err(HeadError(Reason::Host));
-        }
-        let framing = match (codings, length) {
-            (0, None | Some(0)) => Framing::None,
-            (0, Some(length)) => Framing::Length(length),
-            // RFC 9112, section 6.1: Transfer-Encoding on 1.0 has faulty framing.
-            (1, None) if version == Version::Http11 => Framing::Chunked,
-            // RFC 9112, section 6.3: both fields are how requests are smuggled.
-            _ => return Err(HeadError(Reason::Framing)),
-        };
-        let keep_alive = !close && (version == Version::Http11 || keep);
-        Ok(Fields { framing, keep_alive })
     }
-}
 
-/// Digits alone: no sign, no comma, no white space (RFC 9110, section 8.6).
-fn parse_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    value.iter().try_fold(0_u64, |n, d| n.checked_mul(10)?.checked_add(u64::from(d - b'0')))
-}
-
-/// Bytes of a host and port, loosely: what must not be there are separators and user info
-/// (RFC 9110, section 7.2; RFC 3986, section 3.2). An empty one is allowed.
-fn is_host(value: &[u8]) -> bool {
-    value.iter().all(|&b| {
-        b.is_ascii_alphanumeric()
-            || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
-            || matches!(b, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';')
-            || b == b'='
-    })
-}
-
-/// Visible ASCII without the fragment's `#` and what RFC 3986 excludes everywhere.
-fn is_target_byte(byte: u8) -> bool {
-    matches!(byte, b'!'..=b'~')
-        && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
-}
-
-/// A line must end with CRLF: a lone LF is read as an end by some and as a part by others.
-fn has_bare_newline(bytes: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
-}
-
-fn reason_of(error: httparse::Error, bytes: &[u8]) -> Reason {
-    match error {
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => Reason::Header,
-        httparse::Error::TooManyHeaders => Reason::HeadTooLarge,
-        httparse::Error::NewLine if memchr::memchr(b'\n', bytes).is_some() => Reason::Header,
-        httparse::Error::Version => version_reason(bytes),
-        httparse::Error::Status | httparse::Error::Token | httparse::Error::NewLine => {
-            Reason::RequestLine
-        }
-    }
-}
-
-/// 505 for a well-formed version that is not served, 400 for anything else in its place.
-fn version_reason(bytes: &[u8]) -> Reason {
-    let line = bytes.split(|&b| b == b'\r' || b == b'\n').next().unwrap_or(bytes);
-    let last = line.rsplit(|&b| b == b' ').next().unwrap_or(line);
-    match last {
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-            if major.is_ascii_digit() && minor.is_ascii_digit() =>
-        {
-            Reason::Version
-        }
-        _ => Reason::RequestLine,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reason(text: &str) -> Option<Reason> {
-        match parse(text.as_bytes()) {
-            Ok(Some(_)) => None,
-            Ok(None) => panic!("incomplete: {text:?}"),
-            Err(HeadError(reason)) => Some(reason),
+    /// Keeps the place of a field that the protocol acts on.
+    #[inline]
+    fn note(&mut self, name: &[u8]) {
+        if let Some(known) = Known::of(name) {
+            if self.seen & known.bit() == 0 {
+                self.seen |= known.bit();
+                self.first[known as usize] = self.spans.len() as u16;
+            } else {
+                self.repeated |= known.bit();
+            }
         }
     }
 
-    #[test]
-    fn what_is_refused_and_by_which_section() {
-        const H: &str = "Host: a\r\n";
-        let cases: &[(&str, Option<Reason>)] = &[
-            // RFC 9112, 3: one space between the parts, nothing else.
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", None),
-            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", Some(Reason::RequestLine)),
-            ("GET /\r\n\r\n", Some(Reason::RequestLine)),
-            ("G@T / HTTP/1.1\r\n\r\n", Some(Reason::RequestLine)),
-            ("BREW / HTTP/1.1\r\nHost: a\r\n\r\n", Some(Reason::MethodUnknown)),
-            ("get / HTTP/1.1\r\nHost: a\r\n\r\n", Some(Reason::MethodUnknown)),
-            // RFC 9112, 2.3: versions.
-            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", Some(Reason::Version)),
-            ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", Some(Reason::Version)),
-            ("GET / HTP/1.1\r\nHost: a\r\n\r\n", Some(Reason::RequestLine)),
-            ("GET / http/1.1\r\nHost: a\r\n\r\n", Some(Reason::RequestLine)),
-            // RFC 9112, 3.2: targets and Host.
-            ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", Some(Reason::Target)),
-            ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", Some(Reason::Target)),
-            ("GET / HTTP/1.1\r\n\r\n", Some(Reason::Host)),
-            ("GET / HTTP/1.0\r\n\r\n", None),
-            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Some(Reason::Host)),
-            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", Some(Reason::Host)),
-            ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", Some(Reason::Host)),
-            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", None),
-            // RFC 9112, 5.1 and 5.2: no space before the colon, no folding.
-            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", Some(Reason::Header)),
-            ("GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", Some(Reason::Header)),
-            ("GET / HTTP/1.1\r\n Host: a\r\n\r\n", Some(Reason::Header)),
-            // RFC 9112, 2.2: a bare LF or CR is no line end here.
-            ("GET / HTTP/1.1\nHost: a\n\n", Some(Reason::Header)),
-            ("GET / HTTP/1.1\r\nHost: a\n\r\n", Some(Reason::Header)),
-            ("GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", Some(Reason::Header)),
-            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", Some(Reason::Header)),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(reason(text), *expected, "{text:?}");
-        }
-        // RFC 9112, 6: framing; RFC 9110, 10.1.1: expectations.
-        let fields: &[(&str, Option<Reason>)] = &[
-            ("Content-Length: 5\r\n", None),
-            ("Content-Length: +5\r\n", Some(Reason::Framing)),
-            ("Content-Length: 5, 5\r\n", Some(Reason::Framing)),
-            ("Content-Length: 5\r\nContent-Length: 5\r\n", Some(Reason::Framing)),
-            ("Content-Length: \r\n", Some(Reason::Framing)),
-            ("Content-Length: 0x5\r\n", Some(Reason::Framing)),
-            ("Content-Length: 18446744073709551616\r\n", Some(Reason::Framing)),
-            ("Transfer-Encoding: chunked\r\n", None),
-            ("Transfer-Encoding: Chunked\r\n", None),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", Some(Reason::Framing)),
-            ("Transfer-Encoding: gzip, chunked\r\n", Some(Reason::Coding)),
-            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Some(Reason::Framing)),
-            ("Transfer-Encoding: xchunked\r\n", Some(Reason::Coding)),
-            ("Expect: 100-Continue\r\n", None),
-            ("Expect: tea\r\n", Some(Reason::Expectation)),
-        ];
-        for (text, expected) in fields {
-            let text = format!("POST / HTTP/1.1\r\n{H}{text}\r\n");
-            assert_eq!(reason(&text), *expected, "{text:?}");
-        }
-        assert_eq!(
-            reason("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
-            Some(Reason::Framing)
-        );
+    pub(crate) fn method_bytes<'h>(&self, head: &'h [u8]) -> &'h [u8] {
+        &head[self.method_at as usize..self.target_at as usize - 1]
     }
 
-    #[test]
-    fn a_head_is_incomplete_until_its_last_byte() {
-        let text = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n";
-        for end in 0..text.len() {
-            assert!(matches!(parse(&text[..end]), Ok(None)), "{end}");
-        }
-        let head = parse(text).unwrap().unwrap();
-        assert_eq!(
-            (head.method, head.target, head.bytes.len()),
-            (Method::Get, "/a?b=c", text.len())
-        );
-        assert_eq!(head.header("ACCEPT"), Some(&b"*/*"[..]));
-        assert_eq!(head.headers().count(), 2);
+    pub(crate) fn target_bytes<'h>(&self, head: &'h [u8]) -> &'h [u8] {
+        &head[self.target_at as usize..][..self.target_len as usize]
     }
 
-    #[test]
-    fn connection_options() {
-        let keeps = |version: &str, value: &str| {
-            let text = format!("GET / {version}\r\nHost: a\r\nConnection: {value}\r\n\r\n");
-            parse(text.as_bytes()).unwrap().unwrap().keep_alive
-        };
-        assert!(keeps("HTTP/1.1", "x"));
-        assert!(!keeps("HTTP/1.1", "upgrade, Close"));
-        assert!(!keeps("HTTP/1.0", "x"));
-        assert!(keeps("HTTP/1.0", "Keep-Alive"));
-        assert!(!keeps("HTTP/1.0", "keep-alive, close"));
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans
     }
 
-    #[test]
-    fn too_many_fields() {
-        let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_MAX));
-        assert_eq!(reason(&text), Some(Reason::HeadTooLarge));
+    #[inline]
+    pub(crate) fn has(&self, known: Known) -> bool {
+        self.seen & known.bit() != 0
+    }
+
+    pub(crate) fn has_any(&self, known: &[Known]) -> bool {
+        known.iter().any(|&known| self.has(known))
+    }
+
+    pub(crate) fn is_repeated(&self, known: Known) -> bool {
+        self.repeated & known.bit() != 0
+    }
+
+    /// The value of the field's first line.
+    #[inline]
+    pub(crate) fn first<'h>(&self, head: &'h [u8], known: Known) -> Option<&'h [u8]> {
+        self.has(known).then(|| self.spans[self.first[known as usize] as usize].value(head))
+    }
+
+    /// The values of all the field's lines, in order.
+    pub(crate) fn values<'h>(
+        &'h self,
+        head: &'h [u8],
+        known: Known,
+    ) -> impl Iterator<Item = &'h [u8]> + Clone {
+        let first = if self.has(known) { self.first[known as usize] as usize } else { usize::MAX };
+        self.spans
+            .get(first..)
+            .unwrap_or_default()
+            .iter()
+            .filter(move |span| Known::of(span.name(head)) == Some(known))
+            .map(move |span| span.value(head))
+    }
+}
+
+/// Reads one field line; gives the place of the line behind it.
+#[inline]
+pub(crate) fn field_line(bytes: &[u8], at: usize) -> Result<Option<(Span, usize)>, Reason> {
+    let name_len = bytes[at..].iter().position(|&byte| CLASS[byte as usize] & TOKEN == 0);
+    let Some(name_len) = name_len else { return Ok(None) };
+    if name_len == 0 || bytes[at + name_len] != b':' {
+        return Err(Reason::FieldName);
+    }
+    let mut value = at + name_len + 1;
+    while let Some(b' ' | b'\t') = bytes.get(value) {
+        value += 1;
+    }
+    let Some(end) = find_control(bytes, value) else { return Ok(None) };
+    match bytes[end..] {
+        [b'\r', b'\n', ..] => {}
+        [b'\r'] => return Ok(None),
+        [b'\r' | b'\n', ..] => return Err(Reason::LineEnd),
+        _ => return Err(Reason::FieldValue),
+    }
+    let mut value_end = end;
+    while value_end > value && matches!(bytes[value_end - 1], b' ' | b'\t') {
+        value_end -= 1;
+    }
+    let span = Span {
+        name: at as u16,
+        name_len: name_len as u16,
+        value: value as u16,
+        value_len: (value_end - value) as u16,
+    };
+    Ok(Some((span, end + 2)))
+}
+
+/// Reads `HTTP/d.d CRLF`.
+fn other_version(bytes: &[u8]) -> Result<Version, Reason> {
+    let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor, b'\r', b'\n'] = bytes else {
+        return Err(Reason::Version);
+    };
+    match (major, minor) {
+        (b'1', b'0') => Ok(Version::Http10),
+        (b'1', b'1'..=b'9') => Ok(Version::Http11),
+        (b'0'..=b'9', b'0'..=b'9') => Err(Reason::VersionUnsupported),
+        _ => Err(Reason::Version),
     }
 }

@@ -1,31 +1,55 @@
-//! The HTTP/1.1 server protocol of emberd, sans-IO: bytes in, events out.
+//! The HTTP/1.1 server protocol of emberd, sans-IO: no clock, no socket, no unsafe.
 //!
-//! There is no clock here, no socket and no unsafe code; time and bytes are arguments. A [`Site`]
-//! holds what is served: read-only tables that any number of threads share. A [`Conn`] is one
-//! connection's machine: give it what was received as an [`Input`], call [`Conn::next`] until it
-//! asks for more, and do what each [`Event`] says.
+//! A [`Site`] is what is served: routes, prepared replies and limits, built once and shared. A
+//! [`Conn`] is one connection's state machine: it is fed the bytes that were received and says
+//! what to do. A [`Memo`] is what one thread remembers between requests. [`ReplyContext`] writes
+//! the heads of replies that handlers make.
 //!
-//! What a peer sends never panics and is never read in two ways: a head that RFC 9112 does not
-//! allow is refused with the connection closed, not guessed at.
-
+//! The protocol is RFC 9110 and RFC 9112, read strictly: whatever two readers could take in two
+//! ways is refused.
 #![forbid(unsafe_code)]
 
-mod body;
+mod bytes;
+mod carry;
+pub mod coding;
+pub mod conditional;
 mod conn;
 pub mod date;
+mod dispatch;
+mod framing;
 mod head;
+mod limits;
 mod memo;
-pub mod path;
-mod refusal;
-pub mod reply;
+mod method;
+mod pace;
+mod prepared;
+pub mod range;
+mod reason;
+mod reply;
+mod request;
+mod router;
 mod site;
+pub mod status;
+mod target;
 
-pub use conn::{Conn, Event, Input, Phase, Request};
-pub use head::{Head, HeadError, Header, Method, Version};
+pub use conn::{Conn, Event, Input, Phase, Refusal};
+pub use dispatch::Answer;
+pub use framing::BodyKind;
+pub use head::Version;
+pub use limits::Limits;
 pub use memo::Memo;
-pub use refusal::{Reason, Refusal};
-pub use reply::Persist;
-pub use site::{
-    HandlerId, Limits, PreparedSource, RouteId, RouteKind, Site, SiteBuilder, SiteError, Variant,
-    VariantId,
+pub use method::{Method, Methods};
+pub use pace::{Pace, PaceLimits};
+pub use prepared::Prepared;
+pub use reason::Reason;
+pub use reply::{
+    After, CONTINUE, FieldError, LAST_CHUNK, Persist, ReplyContext, ReplyFraming, ReplyLength,
+    chunk_head,
 };
+pub use request::Request;
+pub use router::{Converter, PatternError};
+pub use site::{
+    HandlerId, Route, RouteId, RouteInfo, Site, SiteBuilder, SiteError, SlashStrategy, Variant,
+    VariantId, normalise_path,
+};
+pub use target::{TargetForm, decode_part};

@@ -1,161 +1,155 @@
-//! Heads that were seen before: the exact bytes of whole, valid requests that led to a prepared
-//! reply, so that the same bytes need neither be parsed nor routed again.
-//!
-//! Clients repeat themselves: a browser, a load balancer's health check or a benchmark sends the
-//! same head for the same resource, byte for byte. A connection remembers the entry that it hit
-//! last, and what comes in is compared with that one entry; nothing is hashed on the way.
+//! What a thread remembers between requests: whole heads that led to a prepared reply, and the
+//! memory that parsing reuses.
 
-use crate::site::VariantId;
+use crate::carry::Carry;
+use crate::head::Head;
+use crate::method::Method;
+use crate::router::ParamSpan;
+use crate::site::{Site, VariantId};
 
-/// Entries at most.
-const ENTRIES_MAX: usize = 256;
+/// Heads remembered.
+const ENTRIES: usize = 256;
+/// Longest head that is remembered.
+const HEAD_BYTES_MAX: usize = 2048;
+/// Spare carry buffers kept.
+const SPARES_MAX: usize = 8;
+/// Largest spare carry buffer kept.
+const SPARE_BYTES_MAX: usize = 64 << 10;
 
-/// Heads longer than this are not kept, in bytes.
-const HEAD_LEN_MAX: usize = 2048;
+/// A place in the memo. A connection remembers the place that it hit last.
+pub(crate) type Place = u16;
 
-/// The heads that one thread has seen. It belongs to one [`crate::Site`]: another site needs
-/// another memo.
-#[derive(Debug, Default)]
+/// A thread's memory of heads. Exactly the bytes of a head that was parsed, validated and led to a
+/// prepared reply lead there again without parsing: nothing but those bytes, of a request without
+/// body that keeps its connection open, decided. Bounded: a new head takes the place of an old one
+/// that falls on the same entry.
 pub struct Memo {
     entries: Vec<Entry>,
-    /// The entry hit last by anybody: the guess for a connection's first request.
-    recent: u16,
-    /// The next entry to be replaced once all are taken.
-    next: u16,
+    /// The site that the entries are of.
+    site: u64,
+    pub(crate) scratch: Scratch,
+    #[expect(clippy::vec_box, reason = "the boxes go in and out of connections as they are")]
+    spares: Vec<Box<Carry>>,
 }
 
-#[derive(Debug)]
+/// Memory that parsing reuses.
+pub(crate) struct Scratch {
+    pub(crate) head: Head,
+    pub(crate) path: String,
+    pub(crate) params: Vec<ParamSpan>,
+}
+
+#[derive(Clone)]
 struct Entry {
-    bytes: Box<[u8]>,
-    hash: u32,
-    variant: VariantId,
+    /// Empty where nothing is remembered.
+    head: Vec<u8>,
+    hit: Hit,
 }
 
-/// A connection's place in the memo.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Place {
-    /// The entry hit last; `NONE` while there is none.
-    entry: Option<u16>,
-    /// The hash of the last head that was parsed in full.
-    seen: u32,
+/// What a remembered head leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hit {
+    pub(crate) variant: VariantId,
+    pub(crate) method: Method,
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Memo::new()
+    }
 }
 
 impl Memo {
     /// An empty memo.
     #[must_use]
     pub fn new() -> Memo {
-        Memo::default()
+        let nothing = Hit { variant: VariantId(0), method: Method::Get };
+        Memo {
+            entries: vec![Entry { head: Vec::new(), hit: nothing }; ENTRIES],
+            site: 0,
+            scratch: Scratch {
+                head: Head::new(),
+                path: String::new(),
+                params: Vec::with_capacity(8),
+            },
+            spares: Vec::new(),
+        }
     }
 
-    /// How many times in a row `bytes` begins with the head that this connection sent last, the
-    /// reply it leads to, and how many bytes that is. No more than `count_max` are taken.
+    /// Forgets everything if it was of another site.
     #[inline]
-    pub(crate) fn run(
-        &mut self,
-        place: &mut Place,
-        bytes: &[u8],
-        count_max: u32,
-    ) -> Option<(VariantId, u32, usize)> {
-        let guess = place.entry.unwrap_or(self.recent);
-        let entry = self.entries.get(usize::from(guess))?;
-        let len = entry.bytes.len();
-        let mut at = 0;
-        let mut count = 0;
-        while count < count_max && bytes.len() - at >= len && bytes[at..at + len] == *entry.bytes {
-            at += len;
-            count += 1;
+    pub(crate) fn attach(&mut self, site: &Site) {
+        if self.site != site.id {
+            self.entries.iter_mut().for_each(|entry| entry.head.clear());
+            self.site = site.id;
         }
-        if count == 0 {
+    }
+
+    /// How many times in a row, but at most `limit` times, the entry's head stands at the
+    /// beginning of the bytes, and how long it is.
+    #[inline]
+    pub(crate) fn run(&self, place: Place, bytes: &[u8], limit: u32) -> Option<(Hit, u32, usize)> {
+        let entry = self.entries.get(usize::from(place))?;
+        let head = entry.head.as_slice();
+        if head.is_empty() || limit == 0 || !bytes.starts_with(head) {
             return None;
         }
-        if place.entry.is_none() {
-            place.entry = Some(guess);
+        let mut count = 1;
+        let mut rest = &bytes[head.len()..];
+        while count < limit && rest.starts_with(head) {
+            count += 1;
+            rest = &rest[head.len()..];
         }
-        Some((entry.variant, count, at))
+        Some((entry.hit, count, head.len()))
     }
 
-    /// Learns a head that was parsed in full and led to `variant`. It is kept when the connection
-    /// sends it the second time in a row, so that heads that come once cost no memory.
-    pub(crate) fn learn(&mut self, place: &mut Place, head: &[u8], variant: VariantId) {
-        if head.len() > HEAD_LEN_MAX {
-            return;
-        }
-        let hash = hash(head);
-        let known = self.entries.iter().position(|e| e.hash == hash && *e.bytes == *head);
-        let entry = match known {
-            Some(entry) => entry,
-            None if place.seen == hash => self.insert(head, hash, variant),
-            None => {
-                place.seen = hash;
-                return;
-            }
-        };
-        self.recent = entry as u16;
-        place.entry = Some(entry as u16);
+    /// The place where the head that the bytes begin with would be, if it is whole.
+    pub(crate) fn place(bytes: &[u8]) -> Option<Place> {
+        let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+        let end = memchr::memmem::find(window, b"\r\n\r\n")? + 4;
+        Some(place_of(&window[..end]))
     }
 
-    fn insert(&mut self, head: &[u8], hash: u32, variant: VariantId) -> usize {
-        let entry = Entry { bytes: head.into(), hash, variant };
-        if self.entries.len() < ENTRIES_MAX {
-            self.entries.push(entry);
-            return self.entries.len() - 1;
+    /// Remembers a head.
+    pub(crate) fn insert(&mut self, head: &[u8], hit: Hit) -> Option<Place> {
+        if head.len() > HEAD_BYTES_MAX {
+            return None;
         }
-        let place = usize::from(self.next);
-        self.next = (self.next + 1) % ENTRIES_MAX as u16;
-        self.entries[place] = entry;
-        place
+        let place = place_of(head);
+        let entry = &mut self.entries[usize::from(place)];
+        entry.head.clear();
+        entry.head.extend_from_slice(head);
+        entry.hit = hit;
+        Some(place)
+    }
+
+    /// An empty buffer for bytes that wait.
+    pub(crate) fn take_spare(&mut self) -> Box<Carry> {
+        self.spares.pop().unwrap_or_default()
+    }
+
+    /// Keeps a buffer for the next connection that needs one.
+    pub(crate) fn give_back(&mut self, mut spare: Box<Carry>) {
+        if self.spares.len() < SPARES_MAX && spare.capacity() <= SPARE_BYTES_MAX {
+            spare.clear();
+            self.spares.push(spare);
+        }
     }
 }
 
-/// Spreads heads over the entries; equality is always decided by the bytes.
-fn hash(bytes: &[u8]) -> u32 {
+/// Eight bytes a step, multiplied and folded. Clashes cost time alone, since whole heads are
+/// compared.
+fn place_of(head: &[u8]) -> Place {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut state = bytes.len() as u64;
-    for chunk in bytes.chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        state = (state.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(FACTOR);
+    let mut hash = head.len() as u64;
+    let (words, rest) = head.as_chunks::<8>();
+    for word in words {
+        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(FACTOR);
     }
-    (state >> 32) as u32
+    for byte in rest {
+        hash = (hash.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(FACTOR);
+    }
+    (hash >> 56) as Place
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: &[u8] = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
-    const B: &[u8] = b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n";
-
-    #[test]
-    fn a_head_is_known_from_its_second_time() {
-        let (mut memo, mut place) = (Memo::new(), Place::default());
-        memo.learn(&mut place, A, VariantId(7));
-        assert_eq!(memo.run(&mut place, A, 9), None);
-        memo.learn(&mut place, A, VariantId(7));
-        let three = [A, A, A, &A[..9]].concat();
-        assert_eq!(memo.run(&mut place, &three, 9), Some((VariantId(7), 3, 3 * A.len())));
-        assert_eq!(memo.run(&mut place, B, 9), None);
-        assert_eq!(memo.run(&mut place, &A[..A.len() - 1], 9), None);
-        assert_eq!(memo.run(&mut Place::default(), A, 9), Some((VariantId(7), 1, A.len())));
-    }
-
-    #[test]
-    fn it_stays_bounded_and_exact() {
-        let mut memo = Memo::new();
-        for n in 0..3 * ENTRIES_MAX as u32 {
-            let mut place = Place::default();
-            let head = format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n");
-            for _ in 0..2 {
-                memo.learn(&mut place, head.as_bytes(), VariantId(n as u16));
-            }
-            let hit = memo.run(&mut place, head.as_bytes(), 9);
-            assert_eq!(hit, Some((VariantId(n as u16), 1, head.len())));
-        }
-        assert_eq!(memo.entries.len(), ENTRIES_MAX);
-        let mut place = Place::default();
-        let long = vec![b'a'; HEAD_LEN_MAX + 1];
-        memo.learn(&mut place, &long, VariantId(0));
-        memo.learn(&mut place, &long, VariantId(0));
-        assert_eq!(memo.run(&mut place, &long, 9), None);
-    }
-}
+const _: () = assert!(ENTRIES == 1 << 8, "a place is eight bits of a hash");

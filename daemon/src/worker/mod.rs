@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 use scribe::{Mailbox, Scribe, Subject};
 use site::Sites;
 use tally::Tally;
-use thread::{Parts, Thread, Timeouts, ticks};
+use thread::{Parts, Thread};
 
 /// Names of kernel threads are cut at 15 bytes; `w` and `t` leave room for large numbers.
 fn thread_name(worker: u16, thread: usize) -> String {
@@ -93,7 +93,7 @@ impl Start {
     }
 
     fn serve_on<D: Driver>(self, mut driver: D) -> io::Result<()> {
-        let Start { config, sites, names, pages, plan, scribe, worker, boot, mut seat } = self;
+        let Start { sites, names, pages, plan, scribe, worker, boot, mut seat, .. } = self;
         let mut listeners = Vec::new();
         for (listener, socket) in boot.listeners {
             listeners.push((driver.accept(socket)?, listener));
@@ -107,14 +107,8 @@ impl Start {
         });
         let info = driver.info();
         seat.ready(move || waker.wake(), describe(&info));
-        let timeouts = Timeouts {
-            head: ticks(config.limits.header_timeout),
-            body: ticks(config.limits.body_timeout),
-            idle: ticks(config.limits.idle_timeout),
-            write: ticks(config.limits.write_timeout),
-        };
         let sockets_max = info.sockets_max as usize;
-        let parts = Parts { sites, timeouts, tally, scribe, mailbox, seat, listeners, sockets_max };
+        let parts = Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max };
         Thread::new(driver, parts)?.run()
     }
 }

@@ -76,8 +76,7 @@ impl Replies {
         let region = Region::new(region_size(&site))?;
         let mut variants = Vec::new();
         variants.resize_with(site.variant_count(), || None);
-        let mut date = [0; ember_http::date::LEN];
-        ember_http::date::write(0, &mut date);
+        let date = ember_http::date::format(0);
         Ok(Self { site, region, second: 0, date, variants, fallthroughs: [0; 2] })
     }
 
@@ -86,7 +85,7 @@ impl Replies {
     pub(crate) fn set_clock(&mut self, second: u64) {
         if second != self.second {
             self.second = second;
-            ember_http::date::write(second, &mut self.date);
+            self.date = ember_http::date::format(second);
         }
     }
 
@@ -175,9 +174,7 @@ impl Replies {
         let mut bytes = Vec::with_capacity(variant.len());
         bytes.extend_from_slice(variant.head());
         bytes.extend_from_slice(variant.body());
-        if let Some(date_at) = variant.date_at() {
-            bytes[at(date_at)].copy_from_slice(&self.date);
-        }
+        bytes[at(variant.date_at())].copy_from_slice(&self.date);
         bytes
     }
 
@@ -207,7 +204,7 @@ impl Replies {
         if let Some(free) = blocks.blocks.iter().position(|b| b.bytes.is_unique()) {
             let block = &mut blocks.blocks[free];
             let bytes = block.bytes.get_mut().expect("no clone refers to a unique block");
-            redate(bytes, &variant, shape, &self.date);
+            redate(bytes, variant, shape, &self.date);
             block.second = self.second;
             blocks.current = free;
             return Ok(block.bytes.clone());
@@ -217,15 +214,15 @@ impl Replies {
         }
         let mut bytes = self
             .region
-            .alloc(shape.repeats() * unit_len(&variant))
+            .alloc(shape.repeats() * unit_len(variant))
             .ok_or(Fallthrough::RegionFull)?;
         let fresh = bytes.get_mut().expect("a new block has one owner");
-        for unit in fresh.chunks_exact_mut(unit_len(&variant)) {
+        for unit in fresh.chunks_exact_mut(unit_len(variant)) {
             let (head, body) = unit.split_at_mut(variant.head().len());
             head.copy_from_slice(variant.head());
-            body.copy_from_slice(inline_body(&variant));
+            body.copy_from_slice(inline_body(variant));
         }
-        redate(fresh, &variant, shape, &self.date);
+        redate(fresh, variant, shape, &self.date);
         blocks.current = blocks.blocks.len();
         blocks.blocks.push(Block { bytes: bytes.clone(), second: self.second });
         Ok(bytes)
@@ -247,21 +244,21 @@ impl Shape {
     }
 }
 
-fn inline_body<'a>(variant: &ember_http::Variant<'a>) -> &'a [u8] {
+fn inline_body(variant: &ember_http::Variant) -> &[u8] {
     if variant.body().len() > BODY_INLINE_MAX { &[] } else { variant.body() }
 }
 
-fn unit_len(variant: &ember_http::Variant<'_>) -> usize {
+fn unit_len(variant: &ember_http::Variant) -> usize {
     variant.head().len() + inline_body(variant).len()
 }
 
 fn redate(
     bytes: &mut [u8],
-    variant: &ember_http::Variant<'_>,
+    variant: &ember_http::Variant,
     shape: Shape,
     date: &[u8; ember_http::date::LEN],
 ) {
-    let Some(date_at) = variant.date_at() else { return };
+    let date_at = variant.date_at();
     let unit = unit_len(variant);
     for start in (0..shape.repeats()).map(|n| n * unit) {
         bytes[start..][at(date_at)].copy_from_slice(date);
@@ -279,7 +276,7 @@ fn region_size(site: &Site) -> usize {
     const SLACK: usize = 1 << 20;
     let of = |id: VariantId| {
         let variant = site.variant(id);
-        let unit = unit_len(&variant) + 128;
+        let unit = unit_len(variant) + 128;
         let run = if variant.len() * RUN as usize <= RUN_BYTES_MAX { RUN as usize } else { 0 };
         variant.body().len() + unit * (SECONDS + 4 * run)
     };

@@ -1,15 +1,12 @@
 //! Replies of handlers.
 
-use ember_http::date;
-use ember_http::reply::ReplyHead;
-use ember_http::{Method, Persist};
+use ember_http::{ReplyContext, ReplyFraming, ReplyLength, date};
 
 /// What a handler answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     /// The status code.
     pub(crate) status: u16,
-    content_type: &'static str,
     fields: Vec<(&'static str, &'static str)>,
     body: Vec<u8>,
 }
@@ -17,18 +14,14 @@ pub(crate) struct Response {
 impl Response {
     /// Plain text.
     pub(crate) fn text(status: u16, body: &str) -> Self {
-        Response {
-            status,
-            content_type: "text/plain; charset=utf-8",
-            fields: Vec::new(),
-            body: body.into(),
-        }
+        let content_type = ("Content-Type", "text/plain; charset=utf-8");
+        Response { status, fields: vec![content_type], body: body.into() }
     }
 
     /// Rendered metrics.
     pub(crate) fn metrics(body: Vec<u8>) -> Self {
-        let content_type = "text/plain; version=0.0.4; charset=utf-8";
-        Response { status: 200, content_type, fields: vec![("Cache-Control", "no-store")], body }
+        let content_type = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+        Response { status: 200, fields: vec![content_type, ("Cache-Control", "no-store")], body }
     }
 
     /// The same with another field.
@@ -37,20 +30,17 @@ impl Response {
         self
     }
 
-    /// The whole reply to a request of this method.
-    pub(crate) fn to_bytes(
-        &self,
-        method: Method,
-        persist: Persist,
-        date: &[u8; date::LEN],
-    ) -> Vec<u8> {
+    /// The whole reply to the request that the context is of.
+    pub(crate) fn to_bytes(&self, context: ReplyContext, date: &[u8; date::LEN]) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + 256);
-        let mut head = ReplyHead::begin(&mut out, self.status, persist, date);
-        head.field("Content-Type", self.content_type);
-        for (name, value) in &self.fields {
-            head.field(name, value);
+        let length = ReplyLength::Known(self.body.len() as u64);
+        let fields = self.fields.iter().copied();
+        let framing = context
+            .write_head(&mut out, self.status, date, fields, length)
+            .expect("the fields are constants of this program");
+        if framing == ReplyFraming::Length {
+            out.extend_from_slice(&self.body);
         }
-        head.end_with_body(&self.body, method == Method::Head);
         out
     }
 }

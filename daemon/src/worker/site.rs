@@ -1,12 +1,17 @@
 //! What each listener serves, made from the config.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use ember_http::{HandlerId, Limits, Method, PreparedSource, Site, SiteError};
+use ember_http::{
+    HandlerId, Limits, Method, Methods, Prepared, Route, Site, SiteBuilder, SiteError,
+};
 use ipnet::IpNet;
 
 use crate::boot::ADMIN_LISTENER;
 use crate::config::{self, Config, Listener};
+
+const GET: Methods = Methods::of(&[Method::Get]);
 
 /// A handler of the dispatch loop.
 #[derive(Clone, Debug)]
@@ -76,21 +81,29 @@ impl Sites {
         self.listeners[listener].1
     }
 
+    /// The site that a listener serves.
+    #[inline]
+    pub(crate) fn site_of(&self, listener: usize) -> &Site {
+        &self.sites[self.listeners[listener].1]
+    }
+
     fn add_public(&mut self, config: &Config, listener: &Listener) -> Result<usize, SiteError> {
-        let mut builder = Site::builder().limits(limits(config));
+        let mut builder = SiteBuilder::new();
+        builder.limits(limits(config));
         for route in config.prepared.iter().filter(|r| listener.serves(&r.name)) {
-            builder.prepared(&route.name, &route.path, source(route))?;
+            builder.prepared(Route::new(&route.name, &route.path), source(route));
         }
         for route in config.metrics.iter().filter(|r| listener.serves(&r.name)) {
             let handler = self.add_handler(Handler::Metrics { allow: route.allow.clone() });
-            builder.dynamic(&route.name, &route.path, &[Method::Get], handler)?;
+            builder.dynamic(Route::new(&route.name, &route.path), GET, handler);
         }
-        self.sites.push(Arc::new(builder.build()));
+        self.sites.push(Arc::new(builder.build()?));
         Ok(self.sites.len() - 1)
     }
 
     fn add_admin(&mut self, config: &Config) -> Result<usize, SiteError> {
-        let mut builder = Site::builder().limits(limits(config));
+        let mut builder = SiteBuilder::new();
+        builder.limits(limits(config));
         let routes = [
             ("/metrics", Handler::Metrics { allow: Vec::new() }),
             ("/healthz", Handler::Live),
@@ -98,9 +111,9 @@ impl Sites {
         ];
         for (path, handler) in routes {
             let handler = self.add_handler(handler);
-            builder.dynamic(path, path, &[Method::Get], handler)?;
+            builder.dynamic(Route::new(path, path), GET, handler);
         }
-        self.sites.push(Arc::new(builder.build()));
+        self.sites.push(Arc::new(builder.build()?));
         Ok(self.sites.len() - 1)
     }
 
@@ -125,21 +138,27 @@ fn served<'a>(config: &'a Config, listener: &Listener) -> Vec<&'a str> {
     prepared.chain(metrics).filter(|name| listener.serves(name)).collect()
 }
 
-fn source(route: &config::Prepared) -> PreparedSource {
-    PreparedSource {
+fn source(route: &config::Prepared) -> Prepared {
+    Prepared {
         status: route.status,
         content_type: Some(route.content_type.clone()).filter(|t| !t.is_empty()),
-        headers: route.headers.clone(),
-        body: route.body.0.clone(),
+        fields: route.headers.clone(),
+        ..Prepared::new("", route.body.0.clone())
     }
 }
 
 fn limits(config: &Config) -> Limits {
-    let head_len_max = config.limits.max_header as usize;
+    let head_bytes_max = config.limits.max_header as usize;
+    let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX / 4);
+    let defaults = Limits::default();
     Limits {
-        head_len_max,
-        request_line_len_max: head_len_max.min(8 * 1024),
-        body_len_max: config.limits.max_body,
-        ..Limits::default()
+        head_bytes_max,
+        target_bytes_max: head_bytes_max.min(defaults.target_bytes_max),
+        body_bytes_max: config.limits.max_body,
+        head_ms_max: ms(config.limits.header_timeout),
+        body_ms_max: ms(config.limits.body_timeout),
+        idle_ms_max: ms(config.limits.idle_timeout),
+        write_ms_max: ms(config.limits.write_timeout),
+        ..defaults
     }
 }

@@ -4,7 +4,7 @@
 //! no client has the reply yet, so whoever has seen a reply finds it counted.
 
 use ember_affinity::WorkerPlan;
-use ember_http::{Method, Reason, RouteId, Site, VariantId};
+use ember_http::{Method, Reason, Refusal, RouteId, Site, VariantId};
 use ember_metrics::{
     Chain, Counter, Gauge, Histogram, Key, Method as MethodLabel, NameId, Names, Page, PathKind,
     SendResult,
@@ -119,6 +119,7 @@ struct ListenerCounters {
 struct SiteCounters {
     variants: Vec<Option<VariantCounters>>,
     routes: Vec<NameId>,
+    unmatched: NameId,
 }
 
 #[derive(Clone, Copy)]
@@ -272,11 +273,23 @@ impl Tally {
         self.count(name, label(method), status, PathKind::Dynamic, bytes, elapsed_ns);
     }
 
+    /// The protocol answered a request itself: of a route, where it is a part of a prepared reply.
+    pub(crate) fn answered(&mut self, site: usize, answer: &ember_http::Answer, elapsed_ns: u64) {
+        let (name, kind) = match answer.route {
+            Some(route) => (self.sites[site].routes[route.index()], PathKind::Prepared),
+            None => (self.names.id(UNMATCHED), PathKind::Error),
+        };
+        let (method, status) = (label(answer.method), answer.status);
+        self.count(name, method, status, kind, answer.bytes.len(), elapsed_ns);
+    }
+
     /// The protocol refused a request.
-    pub(crate) fn refused(&mut self, reason: Reason, bytes: usize, elapsed_ns: u64) {
+    pub(crate) fn refused(&mut self, refusal: &Refusal, bytes: usize, elapsed_ns: u64) {
         let name = self.names.id(UNMATCHED);
+        let reason = refusal.reason;
         let status = reason.status();
-        self.count(name, MethodLabel::Other, status, PathKind::Error, bytes, elapsed_ns);
+        let method = refusal.method.map_or(MethodLabel::Other, label);
+        self.count(name, method, status, PathKind::Error, bytes, elapsed_ns);
         if reason.is_parse_error() {
             let key = Key::parse_errors(self.names.id(reason.name()));
             let counter = self.page.counter(key);
@@ -353,10 +366,11 @@ impl Tally {
 
 impl SiteCounters {
     fn new(site: &Site, names: &Names) -> Self {
-        let routes = (0..site.route_count() as u16).map(|n| site.route_name(RouteId(n)));
+        let routes = site.routes().iter().map(|info| info.route.name.as_str());
         SiteCounters {
             variants: vec![None; site.variant_count()],
             routes: routes.map(|name| names.id(name)).collect(),
+            unmatched: names.id(UNMATCHED),
         }
     }
 
@@ -364,13 +378,16 @@ impl SiteCounters {
     #[cold]
     fn variant(&mut self, page: &mut Page, site: &Site, id: VariantId) -> VariantCounters {
         let variant = site.variant(id);
-        let name = self.routes[variant.route().index()];
+        let (name, kind) = match variant.route() {
+            Some(route) => (self.routes[route.index()], PathKind::Prepared),
+            None => (self.unmatched, PathKind::Error),
+        };
         let (method, status) = (label(variant.method()), variant.status());
         let chain = if variant.persist().closes() { Chain::Last } else { Chain::ReplyRecv };
         let counters = VariantCounters {
-            requests: page.counter(Key::http_requests(name, method, status, PathKind::Prepared)),
+            requests: page.counter(Key::http_requests(name, method, status, kind)),
             bytes: page.counter(Key::http_response_bytes(name)),
-            duration: page.histogram(Key::http_request_duration(name, PathKind::Prepared)),
+            duration: page.histogram(Key::http_request_duration(name, kind)),
             sends: page.counter(Key::prepared_sends(name, chain, SendResult::Queued)),
             route: name,
         };
@@ -380,5 +397,5 @@ impl SiteCounters {
 }
 
 fn label(method: Method) -> MethodLabel {
-    MethodLabel::from_token(method.name().as_bytes())
+    MethodLabel::from_token(method.as_str().as_bytes())
 }

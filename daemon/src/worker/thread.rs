@@ -5,9 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ember_http::{
-    Conn, Event, HandlerId, Input, Memo, Method, Persist, Phase, Reason, RouteId, VariantId,
-};
+use ember_http::{After, Conn, Event, HandlerId, Input, Memo, Method, Phase, RouteId, VariantId};
 use ember_uring::{
     Buffer, Completion, Driver, Errno, Full, ListenerId, Op, Payload, PeerAddr, Piece, Sock, Then,
 };
@@ -21,31 +19,12 @@ use super::tally::{Closed, Tally};
 use super::timers::{TICK_MS, Tick, Wheel};
 use crate::boot::{Order, Seat};
 
-/// How long a connection is read from after an error reply, so that what was under way does not
-/// reset it before the reply is read (RFC 9112, section 9.6), and how many bytes at most.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES_MAX: u32 = 256 * 1024;
-
 /// After so long without a try to accept again, though descriptors were short.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// Timeouts in ticks of the wheel.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Timeouts {
-    /// From the first byte of a request to the end of its head.
-    pub(crate) head: Tick,
-    /// From one part of a body to the next.
-    pub(crate) body: Tick,
-    /// From a reply to the next request.
-    pub(crate) idle: Tick,
-    /// How long a last reply may make no headway.
-    pub(crate) write: Tick,
-}
 
 /// What a thread is made of besides its driver.
 pub(crate) struct Parts {
     pub(crate) sites: Arc<Sites>,
-    pub(crate) timeouts: Timeouts,
     pub(crate) tally: Tally,
     pub(crate) scribe: Scribe,
     pub(crate) mailbox: Arc<Mailbox>,
@@ -67,7 +46,7 @@ enum Stage {
     /// The last reply is on its way; the close behind it too.
     Closing,
     /// A last reply has been sent or is on its way, and what still comes is read and forgotten.
-    Lingering { read: u32, receiving: bool },
+    Lingering { receiving: bool },
 }
 
 struct Connection {
@@ -90,7 +69,6 @@ struct Pending {
     route: RouteId,
     handler: HandlerId,
     method: Method,
-    persist: Persist,
     since: Instant,
 }
 
@@ -120,7 +98,6 @@ pub(crate) struct Thread<D> {
     connections: Vec<Connection>,
     open: usize,
     wheel: Wheel,
-    timeouts: Timeouts,
     tally: Tally,
     scribe: Scribe,
     mailbox: Arc<Mailbox>,
@@ -146,7 +123,7 @@ impl<D: Driver> Thread<D> {
     /// # Errors
     /// When memory for the replies cannot be had.
     pub(crate) fn new(driver: D, parts: Parts) -> io::Result<Self> {
-        let Parts { sites, timeouts, tally, scribe, mailbox, seat, listeners, sockets_max } = parts;
+        let Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max } = parts;
         let mut served = Vec::new();
         for site in sites.all() {
             let replies = Replies::new(Arc::clone(site))?;
@@ -160,7 +137,6 @@ impl<D: Driver> Thread<D> {
             connections: Vec::with_capacity(sockets_max),
             open: 0,
             wheel: Wheel::new(sockets_max),
-            timeouts,
             tally,
             scribe,
             mailbox,
@@ -247,6 +223,23 @@ impl<D: Driver> Thread<D> {
         [tick, retry, drain].into_iter().flatten().min()
     }
 
+    /// The clock of the protocol's machines.
+    fn now_ms(&self) -> u64 {
+        (self.now - self.started).as_millis() as u64
+    }
+
+    /// How long a last reply may make no headway.
+    fn write_ticks(&self, sock: Sock) -> Tick {
+        let listener = self.connections[sock.slot() as usize].listener;
+        ticks_of(self.sites.site_of(usize::from(listener)).limits().write_ms_max)
+    }
+
+    /// How long a connection is read from after its last reply.
+    fn linger_ticks(&self, sock: Sock) -> Tick {
+        let listener = self.connections[sock.slot() as usize].listener;
+        ticks_of(self.sites.site_of(usize::from(listener)).limits().linger_ms_max)
+    }
+
     fn tick_now(&self) -> Tick {
         ((self.now - self.started).as_millis() as u64 / TICK_MS) as Tick
     }
@@ -281,10 +274,14 @@ impl<D: Driver> Thread<D> {
             self.connections.resize_with(index + 1, Connection::free);
         }
         let listener = self.listeners[listener.index()].1;
-        let deadline = self.tick_now() + self.timeouts.head;
+        let (tick, now_ms) = (self.tick_now(), self.now_ms());
+        let site = self.sites.site_of(listener);
+        let conn = Conn::new(now_ms);
+        let deadline = tick + conn.time_left(site, now_ms).map_or(1, ticks_of);
         let connection = &mut self.connections[index];
         debug_assert!(connection.stage == Stage::Free, "a slot is free before it is used again");
         *connection = Connection {
+            conn,
             sock: Some(sock),
             listener: listener as u16,
             stage: Stage::Open,
@@ -314,11 +311,19 @@ impl<D: Driver> Thread<D> {
                 self.driver.give_back(buffer);
                 self.proceed(sock, next);
             }
-            Stage::Lingering { read, .. } => {
-                let read = read.saturating_add(buffer.len() as u32);
+            Stage::Lingering { .. } => {
+                let next = self.converse(sock, Some(&buffer));
                 self.driver.give_back(buffer);
-                self.connections[index].stage = Stage::Lingering { read, receiving: false };
-                self.linger(sock);
+                match next {
+                    Next::Receive => {
+                        self.connections[index].stage = Stage::Lingering { receiving: false };
+                        self.linger(sock);
+                    }
+                    _ => {
+                        self.connections[index].stage = Stage::Closing;
+                        self.driver.close(sock);
+                    }
+                }
             }
             Stage::Free | Stage::Dispatched(_) | Stage::Closing => self.driver.give_back(buffer),
         }
@@ -332,16 +337,23 @@ impl<D: Driver> Thread<D> {
         let site_index = sites.of_listener(usize::from(connection.listener));
         let site = sites.all()[site_index].as_ref();
         let Served { replies, memo } = &mut served[site_index];
-        let mut input = buffer.map_or_else(Input::default, |b| Input::new(driver.bytes(b)));
+        let now_ms = (*now - self.started).as_millis() as u64;
+        let bytes = buffer.map_or(&[][..], |buffer| driver.bytes(buffer));
+        let mut input = Input::new(bytes, now_ms);
         let draining = !matches!(self.order, Order::Serve | Order::Unready);
+        if draining {
+            connection.conn.drain();
+        }
         loop {
             match connection.conn.next(site, memo, &mut input) {
-                Event::Prepared { variant, count, close } => {
+                Event::Prepared { variant, count, after, .. } => {
                     connection.last = Some(variant);
                     let len = replies.push(variant, count, out);
                     tally.hit(site_index, variant, count, len);
-                    if close {
-                        return Next::Close(Closed::Reply);
+                    match after {
+                        After::Open => {}
+                        After::Close => return Next::Close(Closed::Reply),
+                        After::Linger => return Next::Linger(Closed::Reply),
                     }
                 }
                 Event::More => {
@@ -353,31 +365,10 @@ impl<D: Driver> Thread<D> {
                     };
                 }
                 Event::Request(request) => {
-                    let (method, route) = (request.head.method, request.route);
-                    let persist = if draining { Persist::Close } else { request.persist };
-                    let answer = if request.has_body {
-                        Answer::Now(Response::text(400, "this route takes no body\n"))
-                    } else {
-                        first_answer(sites.handler(request.handler), &self.order)
-                    };
-                    let handler = request.handler;
-                    let refuses = request.has_body;
-                    match answer {
-                        Answer::Now(response) => {
-                            let persist = if refuses { Persist::Close } else { persist };
-                            let bytes = response.to_bytes(method, persist, replies.date());
-                            let elapsed_ns = now.elapsed().as_nanos() as u64;
-                            let (status, len) = (response.status, bytes.len());
-                            tally.replied(site_index, route, method, status, len, elapsed_ns);
-                            out.push(Piece::Owned(bytes));
-                            connection.conn.replied(persist.closes());
-                            if refuses {
-                                return Next::Linger(Closed::Refused);
-                            }
-                            if persist.closes() {
-                                return Next::Close(Closed::Reply);
-                            }
-                        }
+                    let (method, route, handler) =
+                        (request.method(), request.route, request.handler);
+                    let response = match first_answer(sites.handler(handler), &self.order) {
+                        Answer::Now(response) => response,
                         Answer::Later => {
                             let pending = Pending {
                                 sock,
@@ -385,28 +376,50 @@ impl<D: Driver> Thread<D> {
                                 route,
                                 handler,
                                 method,
-                                persist,
                                 since: *now,
                             };
                             let ticket = self.pending.insert(pending);
                             tally.in_flight(true);
-                            // What came behind it is kept by the machine.
-                            let waits = connection.conn.next(site, memo, &mut input);
-                            debug_assert!(matches!(waits, Event::Wait), "one reply at a time");
+                            // A body, which nobody wants, or what came behind the request.
+                            connection.conn.keep(memo, &mut input);
                             return Next::Wait(ticket as u32);
                         }
+                    };
+                    let context = connection.conn.reply_context(site);
+                    let bytes = response.to_bytes(context, replies.date());
+                    let elapsed_ns = now.elapsed().as_nanos() as u64;
+                    let (status, len) = (response.status, bytes.len());
+                    tally.replied(site_index, route, method, status, len, elapsed_ns);
+                    out.push(Piece::Owned(bytes));
+                    match connection.conn.replied(site, false, now_ms) {
+                        After::Open => {}
+                        After::Close => return Next::Close(Closed::Reply),
+                        After::Linger => return Next::Linger(Closed::Reply),
                     }
                 }
                 Event::Refuse(refusal) => {
-                    let mut bytes = Vec::with_capacity(256);
-                    refusal.write(replies.date(), &mut bytes);
-                    tally.refused(refusal.reason, bytes.len(), now.elapsed().as_nanos() as u64);
-                    out.push(Piece::Owned(bytes));
-                    if refusal.persist.closes() {
-                        return Next::Linger(Closed::Refused);
+                    let len = replies.push(refusal.variant, 1, out);
+                    tally.refused(&refusal, len, now.elapsed().as_nanos() as u64);
+                    match refusal.after {
+                        After::Open => {}
+                        After::Close => return Next::Close(Closed::Refused),
+                        After::Linger => return Next::Linger(Closed::Refused),
                     }
                 }
-                Event::Body(_) | Event::BodyEnd => {}
+                Event::Answer(mut answer) => {
+                    answer.set_date(replies.date());
+                    tally.answered(site_index, &answer, now.elapsed().as_nanos() as u64);
+                    let after = answer.after;
+                    out.push(Piece::Owned(answer.bytes));
+                    match after {
+                        After::Open => {}
+                        After::Close => return Next::Close(Closed::Reply),
+                        After::Linger => return Next::Linger(Closed::Reply),
+                    }
+                }
+                Event::Body(_) | Event::BodyEnd | Event::Continue => {
+                    unreachable!("handlers are answered without their bodies")
+                }
                 Event::Wait => unreachable!("a connection that waits is not received from"),
                 Event::Close => return Next::Close(Closed::Reply),
             }
@@ -437,15 +450,16 @@ impl<D: Driver> Thread<D> {
                 }
             }
             Next::Close(reason) => {
-                self.set_closing(sock, Stage::Closing, reason, self.timeouts.write);
+                let after = self.write_ticks(sock);
+                self.set_closing(sock, Stage::Closing, reason, after);
                 match payload {
                     Some(payload) => self.send(sock, payload, Then::Close),
                     None => self.driver.close(sock),
                 }
             }
             Next::Linger(reason) => {
-                let linger = ticks(LINGER);
-                let stage = Stage::Lingering { read: 0, receiving: false };
+                let linger = self.linger_ticks(sock);
+                let stage = Stage::Lingering { receiving: false };
                 self.set_closing(sock, stage, reason, linger);
                 match payload {
                     Some(payload) => self.send(sock, payload, Then::Shutdown),
@@ -469,15 +483,11 @@ impl<D: Driver> Thread<D> {
     /// entry in the wheel only where the new deadline is earlier.
     #[inline]
     fn extend_deadline(&mut self, sock: Sock) {
-        let now = self.tick_now();
+        let (now, now_ms) = (self.tick_now(), self.now_ms());
         let connection = &mut self.connections[sock.slot() as usize];
-        let deadline = match connection.conn.phase() {
-            Phase::Idle | Phase::Reply | Phase::Ended => now + self.timeouts.idle,
-            // A head must be there in time however often a piece of it comes.
-            Phase::Head if connection.deadline <= now + self.timeouts.head => connection.deadline,
-            Phase::Head => now + self.timeouts.head,
-            Phase::Body => now + self.timeouts.body,
-        };
+        let site = self.sites.site_of(usize::from(connection.listener));
+        let left = connection.conn.time_left(site, now_ms).unwrap_or(site.limits().idle_ms_max);
+        let deadline = now + ticks_of(left);
         connection.deadline = deadline;
         if deadline < connection.wakes {
             connection.wakes = deadline;
@@ -521,12 +531,8 @@ impl<D: Driver> Thread<D> {
     /// Reads on after a last reply, as long as it is worth it.
     fn linger(&mut self, sock: Sock) {
         let connection = &mut self.connections[sock.slot() as usize];
-        let Stage::Lingering { read, receiving } = connection.stage else { return };
-        if read > LINGER_BYTES_MAX {
-            connection.stage = Stage::Closing;
-            self.driver.close(sock);
-        } else if !receiving {
-            connection.stage = Stage::Lingering { read, receiving: true };
+        if connection.stage == (Stage::Lingering { receiving: false }) {
+            connection.stage = Stage::Lingering { receiving: true };
             self.receive(sock);
         }
     }
@@ -534,8 +540,8 @@ impl<D: Driver> Thread<D> {
     fn ended(&mut self, sock: Sock) {
         let connection = &mut self.connections[sock.slot() as usize];
         if connection.stage == Stage::Open {
-            let cut = connection.conn.handle_eof();
-            connection.closed = if cut.is_some() { Closed::Truncated } else { Closed::Peer };
+            let idle = connection.conn.phase() == Phase::Idle;
+            connection.closed = if idle { Closed::Peer } else { Closed::Truncated };
         }
         connection.stage = Stage::Closing;
         self.driver.close(sock);
@@ -626,22 +632,29 @@ impl<D: Driver> Thread<D> {
     /// Sends a handler's reply and goes on with what came behind the request.
     fn answer(&mut self, ticket: usize, response: Response) {
         let Some(pending) = self.forget(ticket) else { return };
-        let Pending { sock, site, route, method, persist, since, .. } = pending;
+        let Pending { sock, site, route, method, since, .. } = pending;
         let draining = !matches!(self.order, Order::Serve | Order::Unready);
-        let persist = if draining { Persist::Close } else { persist };
-        let date = self.served[site].replies.date();
-        let bytes = response.to_bytes(method, persist, date);
+        let now_ms = self.now_ms();
+        let connection = &mut self.connections[sock.slot() as usize];
+        if draining {
+            connection.conn.drain();
+        }
+        let context = connection.conn.reply_context(&self.sites.all()[site]);
+        let bytes = response.to_bytes(context, self.served[site].replies.date());
         let elapsed_ns = since.elapsed().as_nanos() as u64;
         self.tally.replied(site, route, method, response.status, bytes.len(), elapsed_ns);
         self.out.push(Piece::Owned(bytes));
         let connection = &mut self.connections[sock.slot() as usize];
         connection.last = None;
-        connection.conn.replied(persist.closes());
-        let next = if persist.closes() {
-            Next::Close(if draining { Closed::Drain } else { Closed::Reply })
-        } else {
-            self.wheel.set(sock.slot(), self.tick_now() + self.timeouts.idle);
-            self.converse(sock, None)
+        let why = if draining { Closed::Drain } else { Closed::Reply };
+        let next = match connection.conn.replied(&self.sites.all()[site], false, now_ms) {
+            After::Close => Next::Close(why),
+            After::Linger => Next::Linger(why),
+            After::Open => {
+                let connection = &mut self.connections[sock.slot() as usize];
+                connection.wakes = Tick::MAX; // it is not in the wheel
+                self.converse(sock, None)
+            }
         };
         self.proceed(sock, next);
     }
@@ -696,20 +709,25 @@ impl<D: Driver> Thread<D> {
     }
 
     fn timed_out(&mut self, sock: Sock) {
+        let now_ms = self.now_ms();
         let connection = &mut self.connections[sock.slot() as usize];
         match connection.stage {
             Stage::Open => {
                 let idle = connection.conn.phase() == Phase::Idle;
                 let served = connection.conn.served() > 0;
-                match connection.conn.handle_timeout() {
+                let index = self.sites.of_listener(usize::from(connection.listener));
+                let site = &self.sites.all()[index];
+                match connection.conn.handle_timeout(site, now_ms) {
                     Some(refusal) => {
-                        let site = self.sites.of_listener(usize::from(connection.listener));
-                        let mut bytes = Vec::with_capacity(256);
-                        refusal.write(self.served[site].replies.date(), &mut bytes);
-                        self.tally.refused(Reason::Timeout, bytes.len(), 0);
-                        let stage = Stage::Lingering { read: 0, receiving: true };
-                        self.set_closing(sock, stage, Closed::Timeout, ticks(LINGER));
-                        self.send(sock, Payload::from(bytes), Then::Shutdown);
+                        let len =
+                            self.served[index].replies.push(refusal.variant, 1, &mut self.out);
+                        self.tally.refused(&refusal, len, 0);
+                        let stage = Stage::Lingering { receiving: true };
+                        let linger = self.linger_ticks(sock);
+                        self.set_closing(sock, stage, Closed::Timeout, linger);
+                        if let Some(payload) = self.out.take() {
+                            self.send(sock, payload, Then::Shutdown);
+                        }
                     }
                     None if idle && served => self.close(sock, Closed::Idle),
                     None => self.close(sock, Closed::Timeout),
@@ -739,7 +757,7 @@ impl<D: Driver> Thread<D> {
 impl Connection {
     fn free() -> Self {
         Connection {
-            conn: Conn::new(),
+            conn: Conn::new(0),
             sock: None,
             listener: 0,
             stage: Stage::Free,
@@ -766,8 +784,8 @@ fn first_answer(handler: &Handler, order: &Order) -> Answer {
     }
 }
 
-/// A duration in ticks, rounded up; at least one.
-pub(crate) fn ticks(duration: Duration) -> Tick {
-    let ticks = duration.as_millis().div_ceil(u128::from(TICK_MS)).max(1);
+/// Milliseconds in ticks, rounded up; at least one.
+fn ticks_of(ms: u32) -> Tick {
+    let ticks = u64::from(ms).div_ceil(TICK_MS).max(1);
     Tick::try_from(ticks).unwrap_or(Tick::MAX / 4).min(Tick::MAX / 4)
 }
