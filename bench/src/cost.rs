@@ -12,7 +12,7 @@ use std::{fmt, fs, io};
 use serde::{Deserialize, Serialize};
 
 /// The two counts of requests.
-const COUNTS: (u64, u64) = (1_000, 6_000);
+const COUNTS: (u64, u64) = (1_600, 8_000);
 
 /// Kept costs: of which compiler, and instructions a request by case.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

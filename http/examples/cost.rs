@@ -1,0 +1,137 @@
+//! Handles `COUNT` requests of one case and nothing else, for `ember-bench cost` to count the
+//! instructions of.
+//!
+//!     cost --list
+//!     cost CASE COUNT
+
+use std::hint::black_box;
+use std::process::ExitCode;
+
+use ember_http::reply::ReplyHead;
+use ember_http::{Conn, Event, HandlerId, Input, Memo, Method, PreparedSource, Site, date};
+
+const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
+const DYNAMIC: &[u8] = b"GET /dynamic HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: */*\r\n\r\n";
+const MISSING: &[u8] = b"GET /missing HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: */*\r\n\r\n";
+const MALFORMED: &[u8] = b"GET /hello HTTP/1.1\r\nHost : 127.0.0.1:8080\r\n\r\n";
+/// Requests in one receive of the pipelined case.
+const DEPTH: u64 = 16;
+
+/// The name of a case and what handles so many of its requests.
+type Case = (&'static str, fn(&mut Bench, u64));
+
+const CASES: [Case; 6] = [
+    ("prepared", |bench, count| bench.repeat(HELLO, count)),
+    ("prepared-pipelined", |bench, count| {
+        bench.repeat(&HELLO.repeat(DEPTH as usize), count / DEPTH);
+    }),
+    ("prepared-new-head", Bench::new_heads),
+    ("dynamic", |bench, count| bench.repeat(DYNAMIC, count)),
+    ("not-found", |bench, count| bench.repeat(MISSING, count)),
+    ("malformed", |bench, count| {
+        for _ in 0..count {
+            bench.conn = Conn::new();
+            bench.receive(MALFORMED);
+        }
+    }),
+];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["--list"] => CASES.iter().for_each(|(name, _)| println!("{name}")),
+        [wanted, count] => {
+            let case = CASES.iter().find(|(name, _)| *name == wanted);
+            let (Some((_, handle)), Ok(count)) = (case, count.parse()) else {
+                eprintln!("cost: no such case or count: {wanted} {count}");
+                return ExitCode::FAILURE;
+            };
+            handle(&mut Bench::new(), count);
+        }
+        _ => {
+            eprintln!("cost --list | CASE COUNT");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// A site, one connection, and what the worker keeps beside them.
+struct Bench {
+    site: Site,
+    memo: Memo,
+    conn: Conn,
+    date: [u8; date::LEN],
+    out: Vec<u8>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut builder = Site::builder();
+        let hello = PreparedSource {
+            content_type: Some("text/plain".into()),
+            body: b"Hello, World!".to_vec(),
+            ..PreparedSource::default()
+        };
+        builder.prepared("hello", "/hello", hello).expect("a good route");
+        builder.dynamic("dynamic", "/dynamic", &[Method::Get], HandlerId(0)).expect("a good route");
+        let mut date = [0; date::LEN];
+        date::write(784_111_777, &mut date);
+        let (memo, conn) = (Memo::new(), Conn::new());
+        Self { site: builder.build(), memo, conn, date, out: Vec::with_capacity(4096) }
+    }
+
+    fn repeat(&mut self, received: &[u8], count: u64) {
+        for _ in 0..count {
+            self.receive(black_box(received));
+        }
+    }
+
+    /// Heads that were never seen before: each is parsed and routed.
+    fn new_heads(&mut self, count: u64) {
+        let mut received =
+            b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nX-N: 0000000\r\n\r\n".to_vec();
+        let digits = received.len() - 4 - 7;
+        for number in 0..count {
+            let mut rest = number;
+            for digit in received[digits..digits + 7].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+            self.receive(&received);
+        }
+    }
+
+    /// What a worker does with one receive, but for the ring.
+    fn receive(&mut self, bytes: &[u8]) {
+        let mut input = Input::new(bytes);
+        loop {
+            match self.conn.next(&self.site, &mut self.memo, &mut input) {
+                Event::Prepared { variant, count, .. } => {
+                    black_box((self.site.variant(variant).len(), count));
+                }
+                Event::Request(request) => {
+                    let (persist, head_only) =
+                        (request.persist, request.head.method == Method::Head);
+                    self.out.clear();
+                    let mut head = ReplyHead::begin(&mut self.out, 200, persist, &self.date);
+                    head.field("Content-Type", "text/plain");
+                    head.end_with_body(b"Hello, World!", head_only);
+                    black_box(&self.out);
+                    self.conn.replied(persist.closes());
+                }
+                Event::Refuse(refusal) => {
+                    self.out.clear();
+                    refusal.write(&self.date, &mut self.out);
+                    black_box(&self.out);
+                    if refusal.persist.closes() {
+                        return;
+                    }
+                }
+                Event::More | Event::Close => return,
+                Event::Body(_) | Event::BodyEnd | Event::Wait => {}
+            }
+        }
+    }
+}
