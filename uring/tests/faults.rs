@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use common::*;
-use ember_uring::{Chain, Completion, Driver, Errno, LinkForm, Op, Options, Outcome, Then, Uring};
+use ember_uring::{
+    Chain, Completion, Driver, Errno, LinkForm, Op, Options, Outcome, Region, Then, Uring,
+};
 use nix::sys::socket::{setsockopt, sockopt};
 
 const FORMS: [LinkForm; 3] = [LinkForm::Linked, LinkForm::Unlinked, LinkForm::Multishot];
@@ -420,5 +422,95 @@ fn tcp6_and_unix_listeners_are_served_alike() {
         bench.driver.send(sock, b"reply".to_vec().into(), Then::Close).unwrap();
         bench.closed(sock);
         assert_eq!(read_end(&mut client), b"reply");
+    }
+}
+
+#[test]
+fn memory_sent_without_a_copy_is_kept_until_the_notification() {
+    for registered in [false, true] {
+        for then in [Then::Nothing, Then::Recv, Then::Shutdown, Then::Close] {
+            let mut bench =
+                bench(Options { zero_copy_min: Some(4096), ..options(LinkForm::Linked) });
+            if registered {
+                bench.driver.register(&bench.region).unwrap();
+            }
+            let (mut client, sock) = narrow(&mut bench);
+            let bytes = pattern(1 << 20);
+            let reply = bench.region.alloc_from(&bytes).unwrap();
+            bench.driver.send(sock, reply.clone().into(), then).unwrap();
+            bench.turn(Duration::ZERO);
+            assert!(!reply.is_unique(), "the network still needs it");
+            let reader = std::thread::spawn(move || (read(&mut client, 1 << 20), client));
+            match then {
+                Then::Nothing | Then::Shutdown => bench.sent(sock),
+                Then::Close => bench.closed(sock),
+                Then::Recv => {}
+            }
+            let deadline = std::time::Instant::now() + PATIENCE;
+            while !reply.is_unique() {
+                assert!(std::time::Instant::now() < deadline, "no notification");
+                bench.turn(Duration::from_millis(5));
+            }
+            let (got, mut client) = reader.join().unwrap();
+            assert!(got == bytes, "{then:?}");
+            if then == Then::Recv {
+                write(&mut client, b"more");
+                assert_eq!(bench.received(sock), b"more");
+            }
+            let stats = bench.driver.stats();
+            assert_eq!(stats.cqe(Op::Send, Outcome::Ok), 0, "nothing went by copy");
+            assert!(stats.cqe(Op::SendZc, Outcome::Ok) >= 1);
+        }
+    }
+}
+
+#[test]
+fn a_restricted_ring_still_does_everything_and_no_more_regions_than_there_is_room() {
+    let mut bench = bench(Options { restrict: true, ..options(LinkForm::Linked) });
+    let regions: Vec<_> = (0..17).map(|_| Region::new(4096).unwrap()).collect();
+    for region in &regions[..16] {
+        bench.driver.register(region).unwrap();
+    }
+    assert!(bench.driver.register(&regions[16]).is_err());
+    let (mut client, sock) = bench.connected();
+    bench.driver.send(sock, b"fine".to_vec().into(), Then::Close).unwrap();
+    bench.closed(sock);
+    assert_eq!(read_end(&mut client), b"fine");
+}
+
+#[test]
+fn bad_options_are_named() {
+    for bad in [
+        Options { entries: 2, ..Options::default() },
+        Options { cq_entries: 8, ..Options::default() },
+        Options { buffers: 3, ..Options::default() },
+        Options { buffer_size: 0, ..Options::default() },
+    ] {
+        let error = Uring::new(bad).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+}
+
+#[test]
+fn a_socket_that_cannot_send_without_a_copy_sends_with_one() {
+    for then in [Then::Nothing, Then::Recv, Then::Shutdown, Then::Close] {
+        let mut bench = bench(Options { zero_copy_min: Some(1), ..options(LinkForm::Linked) });
+        let (listener, connect) = unix_pair();
+        bench.driver.accept(OwnedFd::from(listener)).unwrap();
+        bench.turn(Duration::ZERO);
+        let mut client = connect();
+        let sock = bench.accepted();
+        let reply = bench.region.alloc_from(b"copied").unwrap();
+        bench.driver.send(sock, reply.clone().into(), then).unwrap();
+        match then {
+            Then::Nothing | Then::Shutdown => bench.sent(sock),
+            Then::Close => bench.closed(sock),
+            Then::Recv => {
+                write(&mut client, b"next");
+                assert_eq!(bench.received(sock), b"next");
+            }
+        }
+        assert_eq!(read(&mut client, 6), b"copied");
+        assert!(reply.is_unique());
     }
 }

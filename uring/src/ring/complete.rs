@@ -189,6 +189,12 @@ impl Uring {
                 out.push(Completion::Sent { sock });
             }
             Outcome::Ok
+        } else if op == Op::SendZc && is_refusal(result) && !socket.has(Flags::COPY) {
+            socket.flags.set(Flags::COPY);
+            if !socket.has(Flags::CLOSING) {
+                socket.flags.set(Flags::RESEND);
+            }
+            Outcome::Failed
         } else if result > 0 || result == -(Errno::EINTR as i32) {
             socket.sent += result.max(0) as u32;
             self.stats.short_sends += 1;
@@ -354,6 +360,12 @@ impl Uring {
         };
         self.stats.count(op, outcome);
     }
+}
+
+/// Whether a zero-copy send failed for being one.
+fn is_refusal(result: i32) -> bool {
+    let refusals = [Errno::EOPNOTSUPP, Errno::ENOMEM, Errno::ENOBUFS];
+    refusals.contains(&Errno::from_raw(-result))
 }
 
 fn chain_of(then: Then, armed: bool) -> Option<Chain> {

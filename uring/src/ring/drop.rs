@@ -35,7 +35,7 @@ impl Drop for Uring {
             mem::forget(mem::take(&mut self.zero_copy));
             mem::forget(mem::take(&mut self.kept));
             mem::forget(mem::take(&mut self.scratch));
-            mem::forget(mem::take(&mut self.regions));
+            self.ring.leak_regions();
             mem::forget(mem::take(&mut self.connecting));
         }
     }

@@ -24,7 +24,7 @@ const RESTRICTIONS: &str = "restrictions";
 pub(super) const INCREMENTAL: &str = "incremental_buffers";
 
 /// `IORING_REGISTER_*` that a running driver may need.
-const REGISTER_OPS: [u8; 9] = [0, 1, 6, 19, 20, 21, 23, 24, 25];
+const REGISTER_OPS: [u8; 8] = [6, 15, 16, 19, 20, 21, 24, 25];
 
 /// Collects what was found.
 pub(super) struct Features {

@@ -8,7 +8,7 @@ use io_uring::{IoUring, cqueue, squeue};
 
 use super::features::{DEFER_TASKRUN, NO_SQARRAY, avoids};
 use super::sqe::Sqe;
-use crate::Options;
+use crate::{Options, Region};
 
 /// A ring, and how to enter it.
 pub(super) struct Ring {
@@ -24,6 +24,8 @@ pub(super) struct Ring {
     pub(super) cut: bool,
     min_wait_usec: u32,
     min_completions: u32,
+    /// Regions registered as fixed buffers. INVARIANT: dropped after the ring.
+    regions: Vec<Region>,
     pub(super) enters: u64,
     pub(super) submitted: u64,
     pub(super) overflows: u64,
@@ -120,6 +122,7 @@ impl Ring {
                         cut: false,
                         min_wait_usec: 0,
                         min_completions: 1,
+                        regions: Vec::new(),
                         enters: 0,
                         submitted: 0,
                         overflows: 0,
@@ -170,6 +173,35 @@ impl Ring {
             libc::syscall(register, fd, REGISTER_FILE_ALLOC_RANGE, &raw mut range, 0)
         };
         if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Makes a region's memory known as fixed buffers, and keeps it. Gives its index.
+    pub(super) fn register_region(&mut self, region: &Region) -> io::Result<u16> {
+        if self.regions.is_empty() {
+            // A table once and for all: a second registration would need the first undone.
+            self.ring.submitter().register_buffers_sparse(REGIONS_MAX)?;
+        }
+        let index = self.regions.len() as u32;
+        if index >= REGIONS_MAX {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        let (base, len) = region.memory();
+        let memory = [libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len }];
+        let submitter = self.ring.submitter();
+        self.regions.push(region.clone());
+        // SAFETY: `regions` keeps the memory until the ring is gone, or for ever.
+        match unsafe { submitter.register_buffers_update(index, &memory, None) } {
+            Ok(()) => Ok(index as u16),
+            Err(error) => {
+                self.regions.pop();
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps the regions for ever, for the kernel may still read them.
+    pub(super) fn leak_regions(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.regions));
     }
 
     /// For registering things.
@@ -333,6 +365,9 @@ fn build(options: &Options, setup: Setup) -> io::Result<IoUring> {
     }
     builder.build(options.entries)
 }
+
+/// How many regions can be registered.
+const REGIONS_MAX: u32 = 16;
 
 /// How long the kernel's submitting thread spins before it sleeps.
 const SQPOLL_IDLE_MS: u32 = 20;

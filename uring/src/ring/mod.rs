@@ -69,7 +69,6 @@ pub struct Uring {
     features: Vec<Feature>,
     sockets_max: u32,
     live: u32,
-    regions: Vec<Region>,
     /// Payloads of which it is no longer known when the kernel is done with them.
     kept: Vec<Payload>,
     stats: Stats,
@@ -173,7 +172,6 @@ impl Uring {
             features: features.into_found(),
             sockets_max,
             live: 0,
-            regions: Vec::new(),
             kept: Vec::new(),
             stats: Stats::default(),
             id,
@@ -238,23 +236,6 @@ impl Uring {
                 buffers -= 1;
             }
         }
-    }
-
-    fn arm_wake(&mut self) {
-        if self.wake == WakeRead::Armed {
-            return;
-        }
-        if !self.ring.reserve(1) {
-            self.stalled.push_back(Stalled::Wake);
-            return;
-        }
-        let fd = self.waker.event().as_raw_fd();
-        // SAFETY: The counter is boxed and owned by the driver, which joins the read before it
-        // frees anything.
-        let sqe = unsafe { Sqe::read_counter(fd, &raw mut self.scratch.counter) };
-        let token = Token { op: Op::Wake, generation: 0, slot: 0 };
-        self.ring.push(&sqe.user_data(token.encode()));
-        self.wake = WakeRead::Armed;
     }
 
     fn arm_accept(&mut self, listener: u32) {
@@ -420,15 +401,8 @@ impl Driver for Uring {
     }
 
     fn register(&mut self, region: &Region) -> io::Result<()> {
-        let (base, len) = region.memory();
-        let iov = [libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len }];
-        if !self.regions.is_empty() {
-            return Err(io::Error::from_raw_os_error(libc::EBUSY));
-        }
-        // SAFETY: The driver keeps the region until its ring is gone.
-        unsafe { self.ring.io_uring().submitter().register_buffers(&iov) }?;
-        region.set_registered(self.id, 0);
-        self.regions.push(region.clone());
+        let index = self.ring.register_region(region)?;
+        region.set_registered(self.id, index);
         Ok(())
     }
 

@@ -67,6 +67,8 @@ impl Flags {
     pub(super) const CANCELLED: Flags = Flags(1 << 15);
     /// The socket has been armed once: a multishot receive would take the byte that is peeked for.
     pub(super) const SINGLE: Flags = Flags(1 << 18);
+    /// Sends without a copy are refused here: unix sockets, or too much memory locked.
+    pub(super) const COPY: Flags = Flags(1 << 21);
     /// A shutdown of both directions has been sent after what would not be cancelled.
     pub(super) const HAMMERED: Flags = Flags(1 << 17);
     /// The failure has been reported.

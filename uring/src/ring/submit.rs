@@ -1,16 +1,35 @@
 //! Operations on sockets: what is pushed, in which chain.
 
+use std::os::fd::AsRawFd;
+
 use super::Stalled;
 use super::socket::Flags;
 use super::sqe::Sqe;
 use super::token::Token;
-use super::{HELD_MAX, Uring};
+use super::{HELD_MAX, Uring, WakeRead};
 use crate::{Chain, Completion, LinkForm, Op, Payload, Then};
 
 /// One send takes at most this many bytes.
 const SEND_MAX: usize = 1 << 30;
 
 impl Uring {
+    pub(super) fn arm_wake(&mut self) {
+        if self.wake == WakeRead::Armed {
+            return;
+        }
+        if !self.ring.reserve(1) {
+            self.stalled.push_back(Stalled::Wake);
+            return;
+        }
+        let fd = self.waker.event().as_raw_fd();
+        // SAFETY: The counter is boxed and owned by the driver, which joins the read before it
+        // frees anything.
+        let sqe = unsafe { Sqe::read_counter(fd, &raw mut self.scratch.counter) };
+        let token = Token { op: Op::Wake, generation: 0, slot: 0 };
+        self.ring.push(&sqe.user_data(token.encode()));
+        self.wake = WakeRead::Armed;
+    }
+
     /// Queues a receive; false when there is no room.
     #[inline]
     pub(super) fn push_recv(&mut self, slot: u32, poll_first: bool) -> bool {
@@ -250,11 +269,14 @@ impl Uring {
         let target = self.target(slot);
         let socket = &mut self.sockets[slot as usize];
         let sent = socket.sent as usize;
+        let copy = socket.has(Flags::COPY);
         let Some(payload) = &mut socket.payload else { return };
         let mut silent = silent;
         let mut token = Token::of(Op::Send, sock);
         let sqe = match payload {
-            Payload::Pinned(pinned) if is_zero_copy(self.options.zero_copy_min, pinned.len()) => {
+            Payload::Pinned(pinned)
+                if is_zero_copy(self.options.zero_copy_min, pinned.len()) && !copy =>
+            {
                 let rest = &pinned[sent..];
                 let (data, len, index) = (rest.as_ptr(), rest.len(), pinned.registered(self.id));
                 let entry = self.zero_copy.insert(pinned.clone());
