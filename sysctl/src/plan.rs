@@ -519,8 +519,11 @@ impl std::fmt::Display for MakeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             MakeError::Placement(error) => write!(f, "{error}"),
+            MakeError::NoNic(name, error) if error.kind() == io::ErrorKind::NotFound => {
+                write!(f, "no network interface {name}; `ip link` lists them")
+            }
             MakeError::NoNic(name, error) => {
-                write!(f, "no network interface {name}: {error}; `ip link` lists them")
+                write!(f, "network interface {name} cannot be looked at: {error}")
             }
             MakeError::UnknownName(name) => {
                 let groups: Vec<&str> = Group::ALL.iter().map(|group| group.name()).collect();

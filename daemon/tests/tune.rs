@@ -1,0 +1,263 @@
+//! `emberd tune` as it is typed, and `emberd --tune`, on a four-queue veth in a network namespace
+//! of its own. The machine's own network and interrupts cannot be reached from there.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const EMBERD: &str = env!("CARGO_BIN_EXE_emberd");
+/// Set for the process that is to enter the namespaces and do the work.
+const INSIDE: &str = "EMBER_TUNE_SCENE";
+const NIC: &str = "emberveth0";
+const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
+/// What is waited for comes within this time, or never.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn commands_and_exit_codes() {
+    inside("commands_and_exit_codes", |state| {
+        let plan = tune(state, &["plan", "--nic", NIC, "--threads", "2", "--format", "json"]);
+        let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).expect("JSON");
+        let knob = |key: &str| {
+            let mut knobs = plan["knobs"].as_array().expect("knobs").iter();
+            knobs.find(|knob| knob["key"] == key).unwrap_or_else(|| panic!("{key} in {plan:#}"))
+        };
+        assert_eq!(knob("net.core.somaxconn")["new"], "65535");
+        assert_eq!(knob(&format!("{NIC}:channels"))["new"], "rx 2 tx 2 combined 0");
+        assert_eq!(knob("net.core.netdev_max_backlog")["action"], "skip");
+
+        let scope = ["--nic", NIC, "--threads", "2"];
+        let with = |command: &'static str| [&[command][..], &scope].concat();
+        assert_eq!(code(&tune(state, &with("status"))), 1);
+        let applied = tune(state, &with("apply"));
+        assert_eq!(code(&applied), 0);
+        assert!(text(&applied).contains("applied  net.core.somaxconn: 4096 -> 65535"));
+        assert!(text(&applied).contains("0 skipped; `emberd tune revert` takes it back"));
+        let status = tune(state, &with("status"));
+        assert_eq!(code(&status), 0);
+        assert!(text(&status).ends_with(": in sync\n"), "{}", text(&status));
+        assert!(text(&tune(state, &with("apply"))).contains("nothing to do"));
+        fs::write(SOMAXCONN, "128").expect("write");
+        let status = tune(state, &with("status"));
+        assert_eq!(code(&status), 1);
+        assert!(text(&status).contains("drift       net.core.somaxconn: 128, planned 65535"));
+        let taken = tune(state, &["revert"]);
+        assert_eq!(code(&taken), 0);
+        assert!(text(&taken).contains("left     net.core.somaxconn: someone else has made it 128"));
+        assert!(text(&taken).contains("restored net.ipv4.tcp_fin_timeout: 60"));
+        assert!(text(&tune(state, &["revert"])).contains("nothing to take back"));
+
+        assert_eq!(code(&tune(state, &["plan", "--nic", "nosuch0"])), 2);
+        assert_eq!(code(&tune(state, &["plan", "--nic", NIC, "--only", "dragons"])), 2);
+        let few = ["plan", "--nic", NIC, "--only", "xps,net.core.somaxconn", "--format", "script"];
+        let script = text(&tune(state, &few));
+        assert!(script.contains("xps_cpus") && !script.contains("tcp_fin_timeout"), "{script}");
+    });
+}
+
+#[test]
+fn what_is_not_confirmed_is_taken_back() {
+    inside("what_is_not_confirmed_is_taken_back", |state| {
+        let apply = |seconds: &str| {
+            let args = ["tune", "apply", "--nic", NIC, "--threads", "2", "--confirm", seconds];
+            let mut command = emberd(state);
+            command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().expect("emberd")
+        };
+        // Nobody presses Enter: the operator's terminal is gone.
+        let mut child = apply("60");
+        drop(child.stdin.take());
+        let output = child.wait_with_output().expect("apply");
+        assert!(text(&output).ends_with("not confirmed: taken back\n"), "{}", text(&output));
+        assert_eq!(somaxconn(), "4096");
+        // Nobody presses it in time.
+        let child = apply("1");
+        let output = child.wait_with_output().expect("apply");
+        assert!(text(&output).contains("taken back"), "{}", text(&output));
+        assert_eq!(somaxconn(), "4096");
+        // The whole session is killed.
+        let mut child = apply("60");
+        wait_for_prompt(&mut child);
+        assert_eq!(somaxconn(), "65535");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        wait_until("the guard has taken it back", || !state.join("tune.journal").exists());
+        assert_eq!(somaxconn(), "4096");
+        // And with Enter it stays.
+        let mut child = apply("60");
+        wait_for_prompt(&mut child);
+        child.stdin.take().expect("stdin").write_all(b"\n").expect("Enter");
+        let output = child.wait_with_output().expect("apply");
+        assert!(text(&output).ends_with("kept\n"), "{}", text(&output));
+        assert_eq!(somaxconn(), "65535");
+        assert_eq!(code(&tune(state, &["revert"])), 0);
+        assert_eq!(somaxconn(), "4096");
+    });
+}
+
+#[test]
+fn the_server_tunes_before_it_listens_and_sees_drift() {
+    inside("the_server_tunes_before_it_listens_and_sees_drift", |state| {
+        let config = state.join("emberd.toml");
+        let listener = "[[listener]]\nname = \"web\"\naddress = \"0.0.0.0:8080\"\n";
+        let admin = "[admin]\nlisten = \"127.0.0.1:9184\"\n";
+        let tune = format!("[tune]\nnic = [\"{NIC}\"]\n[workers]\nthreads = 2\n");
+        let metrics = "[[metrics]]\npath = \"/metrics\"\nallow = [\"127.0.0.0/8\"]\n";
+        fs::write(&config, format!("{admin}{tune}{listener}{metrics}")).expect("config");
+        let mut server = emberd(state);
+        server.arg("-c").arg(&config).arg("--tune").stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut server = Server(server.spawn().expect("emberd"));
+        let lines = server.lines_until("ready in");
+        let tuned = lines.iter().find(|line| line.contains("tuning:")).expect("a line");
+        assert!(tuned.contains("applied") && tuned.contains("tune revert"), "{tuned}");
+        let sockets = Command::new("ss").args(["-ltnH", "sport = :8080"]).output().expect("ss");
+        let sockets = text(&sockets);
+        let backlogs: Vec<&str> =
+            sockets.lines().filter_map(|line| line.split_ascii_whitespace().nth(2)).collect();
+        assert_eq!(backlogs, ["65535"; 2], "tuned before listen(): {sockets}");
+
+        let drift =
+            |value: u8| format!("emberd_tune_drift{{key=\"net.core.somaxconn\"}} {value}\n");
+        wait_until("the first look", || scrape().contains(&drift(0)));
+        fs::write(SOMAXCONN, "128").expect("write");
+        // A link that changes is an occasion to look.
+        ip(&format!("link set {NIC} down"));
+        wait_until("drift in the metrics", || scrape().contains(&drift(1)));
+        assert!(scrape().contains("emberd_tune_drift{key=\"xps\"} 0\n"), "{}", scrape());
+    });
+}
+
+/// A server that ends with its scene.
+struct Server(Child);
+
+impl Server {
+    fn lines_until(&mut self, last: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut stderr = BufReader::new(self.0.stderr.take().expect("stderr"));
+        let mut line = String::new();
+        while stderr.read_line(&mut line).expect("line") > 0 {
+            lines.push(std::mem::take(&mut line));
+            if lines.last().is_some_and(|line| line.contains(last)) {
+                // Read on, so that the server never waits for its reader.
+                std::thread::spawn(move || {
+                    let mut rest = String::new();
+                    let _ = stderr.read_to_string(&mut rest);
+                    print!("{rest}");
+                });
+                return lines;
+            }
+        }
+        panic!("no {last:?} in {lines:#?}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
+        let _ = self.0.wait();
+    }
+}
+
+fn scrape() -> String {
+    let get = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect("127.0.0.1:8080")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    get().unwrap_or_else(|error| error.to_string())
+}
+
+/// Runs a scene in a process of its own, which the namespaces are for.
+fn inside(test: &str, scene: fn(&Path)) {
+    if std::env::var_os(INSIDE).is_some() {
+        match enter() {
+            Ok(()) => {
+                let state = tempfile::tempdir().expect("state");
+                scene(state.path());
+            }
+            Err(why) => println!("skipped: {why}"),
+        }
+        return;
+    }
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("child");
+    println!("{}", text(&output));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{errors}", text(&output));
+}
+
+fn enter() -> Result<(), String> {
+    let failed = |what: &'static str| move |error| format!("{what}: {error}");
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).map_err(failed("unshare"))?;
+    let none: Option<&str> = None;
+    let (private, plain) = (MsFlags::MS_REC | MsFlags::MS_PRIVATE, MsFlags::empty());
+    mount(none, "/", none, private, none).map_err(failed("private mounts"))?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), plain, none).map_err(failed("sysfs"))?;
+    // Interrupts belong to no namespace: what is not there cannot be written.
+    mount(Some("none"), "/proc/irq", Some("tmpfs"), plain, none).map_err(failed("hide IRQs"))?;
+    ip("link set lo up");
+    let queues = "numrxqueues 4 numtxqueues 4";
+    ip(&format!("link add {NIC} {queues} type veth peer name emberveth1 {queues}"));
+    ip(&format!("link set {NIC} up"));
+    ip("link set emberveth1 up");
+    Ok(())
+}
+
+fn ip(args: &str) {
+    let output = Command::new("ip").args(args.split(' ')).output().expect("ip of iproute2");
+    assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn emberd(state: &Path) -> Command {
+    let mut command = Command::new(EMBERD);
+    command.env("EMBERD_STATE_DIR", state).env_remove("SSH_CONNECTION");
+    command
+}
+
+fn tune(state: &Path, args: &[&str]) -> Output {
+    let output = emberd(state).arg("tune").args(args).output().expect("emberd");
+    print!("$ emberd tune {}\n{}", args.join(" "), text(&output));
+    print!("{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("exit code")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn somaxconn() -> String {
+    fs::read_to_string(PathBuf::from(SOMAXCONN)).expect("sysctl").trim().to_owned()
+}
+
+fn wait_for_prompt(child: &mut Child) {
+    let mut stderr = BufReader::new(child.stderr.take().expect("stderr"));
+    let mut line = String::new();
+    stderr.read_line(&mut line).expect("prompt");
+    assert!(line.contains("press Enter"), "{line}");
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
