@@ -7,8 +7,10 @@
 use std::hint::black_box;
 use std::process::ExitCode;
 
-use ember_http::reply::ReplyHead;
-use ember_http::{Conn, Event, HandlerId, Input, Memo, Method, PreparedSource, Site, date};
+use ember_http::{
+    After, Conn, Event, HandlerId, Input, Limits, Memo, Method, Methods, Prepared, ReplyLength,
+    Route, Site, SiteBuilder, date,
+};
 
 const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
 const DYNAMIC: &[u8] = b"GET /dynamic HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: */*\r\n\r\n";
@@ -30,7 +32,7 @@ const CASES: [Case; 6] = [
     ("not-found", |bench, count| bench.repeat(MISSING, count)),
     ("malformed", |bench, count| {
         for _ in 0..count {
-            bench.conn = Conn::new();
+            bench.conn = Conn::new(0);
             bench.receive(MALFORMED);
         }
     }),
@@ -68,18 +70,15 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut builder = Site::builder();
-        let hello = PreparedSource {
-            content_type: Some("text/plain".into()),
-            body: b"Hello, World!".to_vec(),
-            ..PreparedSource::default()
-        };
-        builder.prepared("hello", "/hello", hello).expect("a good route");
-        builder.dynamic("dynamic", "/dynamic", &[Method::Get], HandlerId(0)).expect("a good route");
-        let mut date = [0; date::LEN];
-        date::write(784_111_777, &mut date);
-        let (memo, conn) = (Memo::new(), Conn::new());
-        Self { site: builder.build(), memo, conn, date, out: Vec::with_capacity(4096) }
+        let mut builder = SiteBuilder::new();
+        builder.limits(Limits { requests_max: u32::MAX, ..Limits::default() });
+        let hello = Prepared::new("text/plain", *b"Hello, World!");
+        builder.prepared(Route::new("hello", "/hello"), hello);
+        let get = Methods::of(&[Method::Get]);
+        builder.dynamic(Route::new("dynamic", "/dynamic"), get, HandlerId(0));
+        let site = builder.build().expect("good routes");
+        let (memo, conn, date) = (Memo::new(), Conn::new(0), date::format(784_111_777));
+        Self { site, memo, conn, date, out: Vec::with_capacity(4096) }
     }
 
     fn repeat(&mut self, received: &[u8], count: u64) {
@@ -105,32 +104,34 @@ impl Bench {
 
     /// What a worker does with one receive, but for the ring.
     fn receive(&mut self, bytes: &[u8]) {
-        let mut input = Input::new(bytes);
+        let mut input = Input::new(bytes, 0);
         loop {
             match self.conn.next(&self.site, &mut self.memo, &mut input) {
                 Event::Prepared { variant, count, .. } => {
                     black_box((self.site.variant(variant).len(), count));
                 }
                 Event::Request(request) => {
-                    let (persist, head_only) =
-                        (request.persist, request.head.method == Method::Head);
+                    black_box(request.path());
+                    let context = self.conn.reply_context(&self.site);
                     self.out.clear();
-                    let mut head = ReplyHead::begin(&mut self.out, 200, persist, &self.date);
-                    head.field("Content-Type", "text/plain");
-                    head.end_with_body(b"Hello, World!", head_only);
+                    let fields = [("Content-Type", "text/plain")];
+                    let length = ReplyLength::Known(13);
+                    context
+                        .write_head(&mut self.out, 200, &self.date, fields, length)
+                        .expect("a good field");
+                    self.out.extend_from_slice(b"Hello, World!");
                     black_box(&self.out);
-                    self.conn.replied(persist.closes());
+                    self.conn.replied(&self.site, false, 0);
                 }
                 Event::Refuse(refusal) => {
-                    self.out.clear();
-                    refusal.write(&self.date, &mut self.out);
-                    black_box(&self.out);
-                    if refusal.persist.closes() {
+                    black_box(self.site.variant(refusal.variant).len());
+                    if refusal.after != After::Open {
                         return;
                     }
                 }
                 Event::More | Event::Close => return,
-                Event::Body(_) | Event::BodyEnd | Event::Wait => {}
+                Event::Answer(_) | Event::Body(_) | Event::BodyEnd => {}
+                Event::Continue | Event::Wait => {}
             }
         }
     }
