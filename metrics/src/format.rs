@@ -5,6 +5,10 @@ use std::fmt::Write;
 use prometheus::TextEncoder;
 use prometheus::proto::{LabelPair, MetricFamily, MetricType};
 
+use crate::names::Names;
+use crate::pages::Pages;
+use crate::render::{Facts, families};
+
 /// A text format of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -49,8 +53,13 @@ impl Format {
         }
     }
 
+    /// All pages and facts in this format.
+    pub fn render(self, pages: &Pages, names: &Names, facts: &Facts) -> String {
+        self.write(&families(pages, names, facts))
+    }
+
     /// Writes metric families.
-    pub fn write(self, families: &[MetricFamily]) -> String {
+    pub(crate) fn write(self, families: &[MetricFamily]) -> String {
         let mut out = String::with_capacity(4096);
         match self {
             Self::Text => {

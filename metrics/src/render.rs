@@ -68,7 +68,7 @@ impl Facts {
 
 /// All pages and facts in the Prometheus text format 0.0.4.
 pub fn render(pages: &Pages, names: &Names, facts: &Facts) -> String {
-    Format::Text.write(&families(pages, names, facts))
+    Format::Text.render(pages, names, facts)
 }
 
 /// The whole server as its supervisor's board describes it: what `/metrics` answers with, from
@@ -82,7 +82,7 @@ pub fn scrape_with(pages: &Pages, format: Format, own: &Facts) -> String {
     let Board { names, pids, mut facts } = pages.board();
     facts.processes(&pids);
     facts.samples.extend_from_slice(&own.samples);
-    format.write(&families(pages, &names, &facts))
+    format.render(pages, &names, &facts)
 }
 
 /// All pages and facts as metric families, those without samples left out; families in the order

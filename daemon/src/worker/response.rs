@@ -1,6 +1,7 @@
 //! Replies of handlers.
 
 use ember_http::{ReplyContext, ReplyFraming, ReplyLength, date};
+use ember_metrics::Format;
 
 /// What a handler answers.
 #[derive(Clone, Debug)]
@@ -19,9 +20,10 @@ impl Response {
     }
 
     /// Rendered metrics.
-    pub(crate) fn metrics(body: Vec<u8>) -> Self {
-        let content_type = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
-        Response { status: 200, fields: vec![content_type, ("Cache-Control", "no-store")], body }
+    pub(crate) fn metrics(format: Format, body: Vec<u8>) -> Self {
+        let content_type = ("Content-Type", format.content_type());
+        let fields = vec![content_type, ("Cache-Control", "no-store"), ("Vary", "Accept")];
+        Response { status: 200, fields, body }
     }
 
     /// The same with another field.

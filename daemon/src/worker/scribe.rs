@@ -5,20 +5,37 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use ember_metrics::{Facts, Names, Pages};
+use ember_http::Request;
+use ember_metrics::{Facts, Format, Names, Pages};
 
 use crate::boot::FactsView;
 
 /// Scrapes that may wait; one more is answered with 503.
 const JOBS_MAX: usize = 64;
 
-/// What an answer belongs to: the number is the asking thread's own.
-pub(crate) type Ticket = usize;
+/// What an answer belongs to, in the asking thread's own numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    /// Where the thread keeps the request.
+    pub(crate) at: usize,
+    /// Which question it is: places are given anew.
+    pub(crate) question: u32,
+}
 
 /// Where the answers for one ring thread are put.
 pub(crate) struct Mailbox {
-    answers: Mutex<Vec<(Ticket, Vec<u8>)>>,
+    answers: Mutex<Vec<Scrape>>,
     wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// An answer of the scribe.
+pub(crate) struct Scrape {
+    /// What it belongs to.
+    pub(crate) ticket: Ticket,
+    /// The format that was asked for.
+    pub(crate) format: Format,
+    /// The metrics.
+    pub(crate) text: Vec<u8>,
 }
 
 /// What the scribe needs to know of the server.
@@ -33,10 +50,12 @@ pub(crate) struct Subject {
     pub(crate) facts: FactsView,
 }
 
+type Job = (Ticket, Format, Arc<Mailbox>);
+
 /// A way to ask the scribe, for each ring thread one.
 #[derive(Clone)]
 pub(crate) struct Scribe {
-    jobs: SyncSender<(Ticket, Arc<Mailbox>)>,
+    jobs: SyncSender<Job>,
 }
 
 impl Mailbox {
@@ -46,12 +65,12 @@ impl Mailbox {
     }
 
     /// Takes what has come.
-    pub(crate) fn take(&self) -> Vec<(Ticket, Vec<u8>)> {
+    pub(crate) fn take(&self) -> Vec<Scrape> {
         std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn put(&self, ticket: Ticket, text: Vec<u8>) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((ticket, text));
+    fn put(&self, scrape: Scrape) {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(scrape);
         (self.wake)();
     }
 }
@@ -71,18 +90,26 @@ impl Scribe {
     }
 
     /// Asks for the metrics; whether the question was taken.
-    pub(crate) fn ask(&self, ticket: Ticket, mailbox: &Arc<Mailbox>) -> bool {
-        self.jobs.try_send((ticket, Arc::clone(mailbox))).is_ok()
+    pub(crate) fn ask(&self, ticket: Ticket, format: Format, mailbox: &Arc<Mailbox>) -> bool {
+        self.jobs.try_send((ticket, format, Arc::clone(mailbox))).is_ok()
     }
 }
 
-fn serve(subject: &Subject, queue: &Receiver<(Ticket, Arc<Mailbox>)>) {
-    while let Ok((ticket, mailbox)) = queue.recv() {
+/// The format that a request asks for.
+pub(crate) fn wanted_format(request: &Request<'_>) -> Format {
+    let values = request.field_values("accept");
+    let values: Vec<&str> = values.filter_map(|value| std::str::from_utf8(value).ok()).collect();
+    // Several fields mean what their values mean in one list (RFC 9110, section 5.3).
+    Format::negotiate(Some(&values.join(",")))
+}
+
+fn serve(subject: &Subject, queue: &Receiver<Job>) {
+    while let Ok((ticket, format, mailbox)) = queue.recv() {
         let mut facts = Facts::new();
         facts.build(env!("CARGO_PKG_VERSION"));
         facts.backend(&subject.backend.0, &subject.backend.1);
         facts.processes(&subject.facts.latest().pids);
-        let text = ember_metrics::render(&subject.pages, &subject.names, &facts);
-        mailbox.put(ticket, text.into_bytes());
+        let text = format.render(&subject.pages, &subject.names, &facts).into_bytes();
+        mailbox.put(Scrape { ticket, format, text });
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ember_http::{After, Conn, Event, HandlerId, Input, Memo, Method, Phase, RouteId, VariantId};
+use ember_metrics::Format;
 use ember_uring::{
     Buffer, Completion, Driver, Errno, Full, ListenerId, Op, Payload, PeerAddr, Piece, Sock, Then,
 };
@@ -13,7 +14,7 @@ use slab::Slab;
 
 use super::replies::{Outgoing, Replies};
 use super::response::Response;
-use super::scribe::{Mailbox, Scribe};
+use super::scribe::{Mailbox, Scrape, Scribe, Ticket, wanted_format};
 use super::site::{Handler, Sites};
 use super::tally::{Closed, Tally};
 use super::timers::{TICK_MS, Tick, Wheel};
@@ -69,6 +70,10 @@ struct Pending {
     route: RouteId,
     handler: HandlerId,
     method: Method,
+    /// Of a scrape.
+    format: Format,
+    /// What the scribe has been asked.
+    question: Option<u32>,
     since: Instant,
 }
 
@@ -102,6 +107,8 @@ pub(crate) struct Thread<D> {
     scribe: Scribe,
     mailbox: Arc<Mailbox>,
     pending: Slab<Pending>,
+    /// How many questions the scribe has been asked.
+    questions: u32,
     seat: Seat,
     order: Order,
     listeners: Vec<(ListenerId, usize)>,
@@ -141,6 +148,7 @@ impl<D: Driver> Thread<D> {
             scribe,
             mailbox,
             pending: Slab::new(),
+            questions: 0,
             seat,
             order: Order::Serve,
             listeners,
@@ -376,6 +384,8 @@ impl<D: Driver> Thread<D> {
                                 route,
                                 handler,
                                 method,
+                                format: wanted_format(&request),
+                                question: None,
                                 since: *now,
                             };
                             let ticket = self.pending.insert(pending);
@@ -623,7 +633,11 @@ impl<D: Driver> Thread<D> {
     }
 
     fn ask_scribe(&mut self, ticket: usize) {
-        if !self.scribe.ask(ticket, &self.mailbox) {
+        let Some(pending) = self.pending.get_mut(ticket) else { return };
+        self.questions = self.questions.wrapping_add(1);
+        pending.question = Some(self.questions);
+        let (at, question, format) = (ticket, self.questions, pending.format);
+        if !self.scribe.ask(Ticket { at, question }, format, &self.mailbox) {
             let busy = Response::text(503, "too many scrapes at a time\n");
             self.answer(ticket, busy.with("Retry-After", "1"));
         }
@@ -666,10 +680,13 @@ impl<D: Driver> Thread<D> {
     }
 
     fn woken(&mut self) {
-        for (ticket, text) in self.mailbox.take() {
-            // A ticket may have been given anew when its connection broke; both asked for the
-            // same thing.
-            self.answer(ticket, Response::metrics(text));
+        for Scrape { ticket, format, text } in self.mailbox.take() {
+            // The place may have been given anew when its connection broke, perhaps to somebody
+            // who may not ask.
+            let asked = self.pending.get(ticket.at).and_then(|pending| pending.question);
+            if asked == Some(ticket.question) {
+                self.answer(ticket.at, Response::metrics(format, text));
+            }
         }
         let order = self.seat.order();
         if order != self.order {
