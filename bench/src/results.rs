@@ -223,6 +223,11 @@ impl Sample {
 }
 
 impl Subject {
+    /// Whether it is emberd, in whatever form.
+    pub fn is_own(&self) -> bool {
+        self.peer.starts_with("emberd")
+    }
+
     /// A figure over all rounds.
     pub fn values(&self, metric: Metric) -> Vec<f64> {
         self.samples.iter().filter_map(|sample| sample.value(metric)).collect()

@@ -325,7 +325,8 @@ fn latency_rows() -> Vec<RowSpec> {
 fn file_rows() -> Vec<RowSpec> {
     const KIB: usize = 1024;
     let prepared = |path, len, connections| Work::Load(LoadWork::file(path, len, connections));
-    let pair = || vec![SubjectSpec::new("emberd"), SubjectSpec::new("nginx")];
+    let own = || SubjectSpec { label: "emberd".into(), ..SubjectSpec::new("emberd-files") };
+    let pair = || vec![own(), SubjectSpec::new("nginx")];
     vec![
         row(
             "prepared-1m",

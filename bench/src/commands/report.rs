@@ -54,7 +54,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<ExitCode, Error> {
         let row = after.rows.iter().find(own);
         let subjects = row.map_or(&[][..], |row| &row.subjects);
         difference.verdict == Verdict::Worse
-            && subjects.iter().any(|one| one.label == difference.subject && one.peer == "emberd")
+            && subjects.iter().any(|one| one.label == difference.subject && one.is_own())
     });
     Ok(if args.gate && worse { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -106,7 +106,7 @@ fn bars(row: &Row, metric: Metric) -> Vec<Bar> {
             value,
             part: user.filter(|_| metric == Metric::Cpu),
             spread: (low, high),
-            own: subject.peer == "emberd",
+            own: subject.is_own(),
         })
     };
     row.subjects.iter().filter_map(bar).collect()
