@@ -1,0 +1,179 @@
+//! What a program serves.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use ember_http::{Method, Methods};
+
+use crate::prepared::Prepared;
+use crate::request::Request;
+use crate::response::{IntoResponse, Response};
+
+/// A list of routes.
+#[derive(Clone, Debug, Default)]
+pub struct App {
+    routes: Vec<Route>,
+}
+
+/// One route of an [`App`].
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The pattern of its path; also its name in metrics.
+    pub pattern: String,
+    /// The longest body that it takes in bytes; the config's limit if there is none.
+    pub body_bytes_max: Option<u64>,
+    /// What answers.
+    pub kind: RouteKind,
+}
+
+/// What answers a route.
+#[derive(Clone)]
+pub enum RouteKind {
+    /// A rendered reply.
+    Prepared(Prepared),
+    /// A handler for each set of methods.
+    Handlers(Vec<(Methods, Handler)>),
+}
+
+type Function = dyn Fn(&Request) -> Response + Send + Sync;
+
+/// A handler with its result made a reply.
+#[derive(Clone)]
+pub struct Handler(Arc<Function>);
+
+impl Handler {
+    /// Calls the handler. One that panics answers 500.
+    #[must_use]
+    pub fn call(&self, request: &Request) -> Response {
+        // The request is dropped by the caller and the handler's own state is behind a shared
+        // reference: what a panic leaves half done is what the handler itself shares.
+        catch_unwind(AssertUnwindSafe(|| (self.0)(request)))
+            .unwrap_or_else(|_| crate::Error::new(500, "the handler failed").into_response())
+    }
+}
+
+impl App {
+    /// No routes.
+    #[must_use]
+    pub fn new() -> App {
+        App::default()
+    }
+
+    /// A route that is rendered once.
+    #[must_use]
+    pub fn prepared(mut self, pattern: &str, reply: Prepared) -> App {
+        self.routes.push(Route {
+            pattern: pattern.to_owned(),
+            body_bytes_max: None,
+            kind: RouteKind::Prepared(reply),
+        });
+        self
+    }
+
+    /// A handler for GET and HEAD.
+    #[must_use]
+    pub fn get<R: IntoResponse>(
+        self,
+        pattern: &str,
+        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
+    ) -> App {
+        self.on(&[Method::Get], pattern, handler)
+    }
+
+    /// A handler for POST.
+    #[must_use]
+    pub fn post<R: IntoResponse>(
+        self,
+        pattern: &str,
+        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
+    ) -> App {
+        self.on(&[Method::Post], pattern, handler)
+    }
+
+    /// A handler for PUT.
+    #[must_use]
+    pub fn put<R: IntoResponse>(
+        self,
+        pattern: &str,
+        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
+    ) -> App {
+        self.on(&[Method::Put], pattern, handler)
+    }
+
+    /// A handler for PATCH.
+    #[must_use]
+    pub fn patch<R: IntoResponse>(
+        self,
+        pattern: &str,
+        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
+    ) -> App {
+        self.on(&[Method::Patch], pattern, handler)
+    }
+
+    /// A handler for DELETE.
+    #[must_use]
+    pub fn delete<R: IntoResponse>(
+        self,
+        pattern: &str,
+        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
+    ) -> App {
+        self.on(&[Method::Delete], pattern, handler)
+    }
+
+    /// A handler for these methods. Several calls with one pattern make one route.
+    #[must_use]
+    pub fn on<R: IntoResponse>(
+        mut self,
+        methods: &[Method],
+        pattern: &str,
+        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
+    ) -> App {
+        let handler = Handler(Arc::new(move |request| handler(request).into_response()));
+        let entry = (Methods::of(methods), handler);
+        let same = self.routes.iter_mut().find_map(|route| match &mut route.kind {
+            RouteKind::Handlers(handlers) if route.pattern == pattern => Some(handlers),
+            _ => None,
+        });
+        match same {
+            Some(handlers) => handlers.push(entry),
+            None => self.routes.push(Route {
+                pattern: pattern.to_owned(),
+                body_bytes_max: None,
+                kind: RouteKind::Handlers(vec![entry]),
+            }),
+        }
+        self
+    }
+
+    /// The longest body in bytes that the route added last takes; a longer one is answered 413.
+    ///
+    /// # Panics
+    /// Where no route has been added yet.
+    #[must_use]
+    pub fn max_body(mut self, bytes: u64) -> App {
+        self.routes.last_mut().expect("a route to limit").body_bytes_max = Some(bytes);
+        self
+    }
+
+    /// The routes in the order of their adding.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handler")
+    }
+}
+
+impl fmt::Debug for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RouteKind::Prepared(_) => f.write_str("Prepared"),
+            RouteKind::Handlers(handlers) => f.debug_list().entries(handlers).finish(),
+        }
+    }
+}

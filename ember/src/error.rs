@@ -1,0 +1,53 @@
+//! Errors of handlers, told as problem details.
+
+use std::fmt;
+
+use crate::response::{IntoResponse, Response};
+
+/// What a handler gives.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error that the client is told of, as a problem details object (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    status: u16,
+    detail: String,
+}
+
+impl Error {
+    /// An error with a status code between 400 and 599 (any other is told as 500) and what the
+    /// client should know.
+    #[must_use]
+    pub fn new(status: u16, detail: impl Into<String>) -> Error {
+        let status = if (400..=599).contains(&status) { status } else { 500 };
+        Error { status, detail: detail.into() }
+    }
+
+    /// The status code.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status, self.detail)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let title = ember_http::status::phrase(self.status);
+        let problem = serde_json::json!({
+            "title": title,
+            "status": self.status,
+            "detail": self.detail,
+        });
+        Response::new(self.status)
+            .header("Content-Type", "application/problem+json")
+            .body(problem.to_string())
+    }
+}
