@@ -1,5 +1,6 @@
 //! The best HTTP daemon for bare-metal Linux hosts.
 
+mod application;
 pub mod boot;
 pub mod cli;
 pub mod config;
@@ -9,3 +10,5 @@ pub mod routes;
 pub mod supervisor;
 pub mod tune;
 pub mod worker;
+
+pub use application::{main, run};

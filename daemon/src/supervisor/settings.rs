@@ -15,7 +15,7 @@ use super::sockets::{Slot, Wanted};
 use super::{log, spawn};
 use crate::boot;
 use crate::config::{self, Config, Sources};
-use crate::tune;
+use crate::{application, tune, worker};
 
 /// How long a worker may take from its start to accepting.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -81,7 +81,13 @@ impl Source {
         if loaded.warnings.warnings() > 0 {
             log::warning(loaded.warnings.human(false));
         }
-        Settings::new(loaded.config, names)
+        let mut config = loaded.config;
+        if application::is_there() && self.sources.file.is_none() {
+            // The embedded default's own pages would stand in the way of the program's.
+            config.prepared.clear();
+        }
+        worker::check(&config)?;
+        Settings::new(config, names)
     }
 }
 

@@ -1,7 +1,6 @@
 //! A worker: one ring thread for each of its CPUs, and the loop that each of them runs.
 
 mod replies;
-mod response;
 mod scribe;
 mod site;
 mod tally;
@@ -32,6 +31,14 @@ fn thread_name(worker: u16, thread: usize) -> String {
 pub fn intern(names: &mut Names, config: &Config) {
     let of_config = site::label_names(config);
     tally::intern(names, of_config.iter().map(String::as_str));
+}
+
+/// Whether the workers can serve this config together with the program's own routes.
+///
+/// # Errors
+/// What they cannot, for people.
+pub fn check(config: &Config) -> Result<(), String> {
+    Sites::new(config).map(drop).map_err(|error| error.to_string())
 }
 
 /// Runs a worker until it is told to leave and all of its threads have.

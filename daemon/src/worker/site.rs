@@ -8,6 +8,7 @@ use ember_http::{
 };
 use ipnet::IpNet;
 
+use crate::application;
 use crate::boot::ADMIN_LISTENER;
 use crate::config::{self, Config, Listener};
 
@@ -25,6 +26,24 @@ pub(crate) enum Handler {
     Live,
     /// Whether it wants requests: not any more when it drains.
     Ready,
+    /// What the program itself serves.
+    App(Handlers),
+}
+
+/// The handlers of one route of the program's own.
+#[derive(Clone, Debug)]
+pub(crate) struct Handlers(Vec<(Methods, ember::Handler)>);
+
+impl Handlers {
+    /// The reply of the method's handler; HEAD is answered by that of GET.
+    pub(crate) fn call(&self, request: &ember::Request) -> ember::Response {
+        let answers = |method: Method| self.0.iter().find(|(of, _)| of.contains(method));
+        let get = || answers(Method::Get).filter(|_| request.method() == Method::Head);
+        match answers(request.method()).or_else(get) {
+            Some((_, handler)) => handler.call(request),
+            None => ember::Response::new(405), // the protocol lets no other method through
+        }
+    }
 }
 
 /// The sites of all listeners; listeners with the same routes share one.
@@ -97,8 +116,27 @@ impl Sites {
             let handler = self.add_handler(Handler::Metrics { allow: route.allow.clone() });
             builder.dynamic(Route::new(&route.name, &route.path), GET, handler);
         }
+        for route in application::routes().filter(|r| listener.serves(&r.pattern)) {
+            self.add_own(&mut builder, route);
+        }
         self.sites.push(Arc::new(builder.build()?));
         Ok(self.sites.len() - 1)
+    }
+
+    /// Adds a route of the program's own.
+    fn add_own(&mut self, builder: &mut SiteBuilder, route: &ember::Route) {
+        let mut declared = Route::new(&route.pattern, &route.pattern);
+        declared.body_bytes_max = route.body_bytes_max;
+        match &route.kind {
+            ember::RouteKind::Prepared(reply) => {
+                builder.prepared(declared, reply.clone().into_inner());
+            }
+            ember::RouteKind::Handlers(handlers) => {
+                let methods = handlers.iter().fold(Methods::NONE, |all, (of, _)| all.union(*of));
+                let handler = self.add_handler(Handler::App(Handlers(handlers.clone())));
+                builder.dynamic(declared, methods, handler);
+            }
+        }
     }
 
     fn add_admin(&mut self, config: &Config) -> Result<usize, SiteError> {
@@ -129,13 +167,15 @@ pub(crate) fn label_names(config: &Config) -> Vec<String> {
     names.extend(config.listeners.iter().map(|l| l.name.clone()));
     names.extend(config.prepared.iter().map(|r| r.name.clone()));
     names.extend(config.metrics.iter().map(|r| r.name.clone()));
+    names.extend(application::routes().map(|r| r.pattern.clone()));
     names
 }
 
 fn served<'a>(config: &'a Config, listener: &Listener) -> Vec<&'a str> {
     let prepared = config.prepared.iter().map(|r| r.name.as_str());
     let metrics = config.metrics.iter().map(|r| r.name.as_str());
-    prepared.chain(metrics).filter(|name| listener.serves(name)).collect()
+    let own = application::routes().map(|r| r.pattern.as_str());
+    prepared.chain(metrics).chain(own).filter(|name| listener.serves(name)).collect()
 }
 
 fn source(route: &config::Prepared) -> Prepared {

@@ -5,7 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ember_http::{After, Conn, Event, HandlerId, Input, Memo, Method, Phase, RouteId, VariantId};
+use ember::{IntoResponse as _, Response};
+use ember_http::{
+    After, BodyKind, Conn, Event, HandlerId, Input, Memo, Method, Phase, Refusal, ReplyContext,
+    RouteId, VariantId,
+};
 use ember_metrics::Format;
 use ember_uring::{
     Buffer, Completion, Driver, Errno, Full, ListenerId, Op, Payload, PeerAddr, Piece, Sock, Then,
@@ -13,7 +17,6 @@ use ember_uring::{
 use slab::Slab;
 
 use super::replies::{Outgoing, Replies};
-use super::response::Response;
 use super::scribe::{Mailbox, Scrape, Scribe, Ticket, wanted_format};
 use super::site::{Handler, Sites};
 use super::tally::{Closed, Tally};
@@ -61,20 +64,42 @@ struct Connection {
     closed: Closed,
     /// The last prepared reply, to name the route if its chain breaks.
     last: Option<VariantId>,
+    gathered: Option<Box<Gathered>>,
 }
 
 /// A request that a handler answers later.
 struct Pending {
     sock: Sock,
-    site: usize,
-    route: RouteId,
-    handler: HandlerId,
-    method: Method,
+    about: About,
     /// Of a scrape.
     format: Format,
     /// What the scribe has been asked.
     question: Option<u32>,
+}
+
+/// A request whose body is being received for its handler.
+struct Gathered {
+    request: ember::Request,
+    about: About,
+}
+
+/// What is known of a dispatched request until it is answered.
+#[derive(Clone, Copy)]
+struct About {
+    site: usize,
+    route: RouteId,
+    handler: HandlerId,
+    method: Method,
     since: Instant,
+}
+
+/// Where the replies of one conversation are put together and counted.
+struct Desk<'a> {
+    index: usize,
+    replies: &'a mut Replies,
+    tally: &'a mut Tally,
+    out: &'a mut Outgoing,
+    now: Instant,
 }
 
 /// What one site needs in this thread.
@@ -340,98 +365,96 @@ impl<D: Driver> Thread<D> {
     /// Lets the connection's machine read what came, and gathers the replies.
     #[inline]
     fn converse(&mut self, sock: Sock, buffer: Option<&Buffer>) -> Next {
-        let Self { driver, sites, served, connections, tally, out, now, .. } = self;
-        let connection = &mut connections[sock.slot() as usize];
-        let site_index = sites.of_listener(usize::from(connection.listener));
-        let site = sites.all()[site_index].as_ref();
-        let Served { replies, memo } = &mut served[site_index];
+        let Self { driver, sites, served, connections, pending, tally, out, now, .. } = self;
+        let Connection { conn, listener, gathered, last, .. } =
+            &mut connections[sock.slot() as usize];
+        let index = sites.of_listener(usize::from(*listener));
+        let site = sites.all()[index].as_ref();
+        let Served { replies, memo } = &mut served[index];
+        let mut desk = Desk { index, replies, tally, out, now: *now };
         let now_ms = (*now - self.started).as_millis() as u64;
         let bytes = buffer.map_or(&[][..], |buffer| driver.bytes(buffer));
         let mut input = Input::new(bytes, now_ms);
         let draining = !matches!(self.order, Order::Serve | Order::Unready);
         if draining {
-            connection.conn.drain();
+            conn.drain();
         }
         loop {
-            match connection.conn.next(site, memo, &mut input) {
+            let (after, why) = match conn.next(site, memo, &mut input) {
                 Event::Prepared { variant, count, after, .. } => {
-                    connection.last = Some(variant);
-                    let len = replies.push(variant, count, out);
-                    tally.hit(site_index, variant, count, len);
-                    match after {
-                        After::Open => {}
-                        After::Close => return Next::Close(Closed::Reply),
-                        After::Linger => return Next::Linger(Closed::Reply),
-                    }
+                    *last = Some(variant);
+                    desk.prepared(variant, count);
+                    (after, Closed::Reply)
                 }
                 Event::More => {
-                    return if draining && connection.conn.phase() == Phase::Idle && !out.is_empty()
-                    {
-                        Next::Close(Closed::Drain)
-                    } else {
-                        Next::Receive
-                    };
-                }
-                Event::Request(request) => {
-                    let (method, route, handler) =
-                        (request.method(), request.route, request.handler);
-                    let response = match first_answer(sites.handler(handler), &self.order) {
-                        Answer::Now(response) => response,
-                        Answer::Later => {
-                            let pending = Pending {
-                                sock,
-                                site: site_index,
-                                route,
-                                handler,
-                                method,
-                                format: wanted_format(&request),
-                                question: None,
-                                since: *now,
-                            };
-                            let ticket = self.pending.insert(pending);
-                            tally.in_flight(true);
-                            // A body, which nobody wants, or what came behind the request.
-                            connection.conn.keep(memo, &mut input);
-                            return Next::Wait(ticket as u32);
-                        }
-                    };
-                    let context = connection.conn.reply_context(site);
-                    let bytes = response.to_bytes(context, replies.date());
-                    let elapsed_ns = now.elapsed().as_nanos() as u64;
-                    let (status, len) = (response.status, bytes.len());
-                    tally.replied(site_index, route, method, status, len, elapsed_ns);
-                    out.push(Piece::Owned(bytes));
-                    match connection.conn.replied(site, false, now_ms) {
-                        After::Open => {}
-                        After::Close => return Next::Close(Closed::Reply),
-                        After::Linger => return Next::Linger(Closed::Reply),
-                    }
+                    let last = draining && !desk.out.is_empty() && conn.phase() == Phase::Idle;
+                    return if last { Next::Close(Closed::Drain) } else { Next::Receive };
                 }
                 Event::Refuse(refusal) => {
-                    let len = replies.push(refusal.variant, 1, out);
-                    tally.refused(&refusal, len, now.elapsed().as_nanos() as u64);
-                    match refusal.after {
-                        After::Open => {}
-                        After::Close => return Next::Close(Closed::Refused),
-                        After::Linger => return Next::Linger(Closed::Refused),
-                    }
+                    *gathered = None;
+                    desk.refuse(&refusal);
+                    (refusal.after, Closed::Refused)
                 }
-                Event::Answer(mut answer) => {
-                    answer.set_date(replies.date());
-                    tally.answered(site_index, &answer, now.elapsed().as_nanos() as u64);
-                    let after = answer.after;
-                    out.push(Piece::Owned(answer.bytes));
-                    match after {
-                        After::Open => {}
-                        After::Close => return Next::Close(Closed::Reply),
-                        After::Linger => return Next::Linger(Closed::Reply),
-                    }
+                Event::Answer(answer) => (desk.give(*answer), Closed::Reply),
+                Event::Request(request) => {
+                    let about = About::new(index, &request, desk.now);
+                    let response = match sites.handler(about.handler) {
+                        Handler::Metrics { .. } => {
+                            let ticket = pending.insert(Pending {
+                                sock,
+                                about,
+                                format: wanted_format(&request),
+                                question: None,
+                            });
+                            desk.tally.in_flight(true);
+                            // A body, which nobody wants, or what came behind the request.
+                            conn.keep(memo, &mut input);
+                            return Next::Wait(ticket as u32);
+                        }
+                        Handler::Live => Response::text(200, "alive\n"),
+                        Handler::Ready if self.order == Order::Serve => {
+                            Response::text(200, "ready\n")
+                        }
+                        Handler::Ready => Response::text(503, "draining\n"),
+                        Handler::App(_) if request.body != BodyKind::None => {
+                            let request = ember::Request::of_head(&request);
+                            *gathered = Some(Box::new(Gathered { request, about }));
+                            conn.want_body();
+                            continue;
+                        }
+                        Handler::App(route) => route.call(&ember::Request::of_head(&request)),
+                    };
+                    desk.reply(&about, &response, conn.reply_context(site));
+                    (conn.replied(site, false, now_ms), Closed::Reply)
                 }
-                Event::Body(_) | Event::BodyEnd | Event::Continue => {
-                    unreachable!("handlers are answered without their bodies")
+                Event::Continue => {
+                    desk.out.push(Piece::Owned(ember_http::CONTINUE.to_vec()));
+                    continue;
+                }
+                Event::Body(bytes) => {
+                    if let Some(gathered) = gathered {
+                        gathered.request.push_body(bytes);
+                    }
+                    continue;
+                }
+                Event::BodyEnd => {
+                    let Some(Gathered { request, about }) = gathered.take().map(|it| *it) else {
+                        continue;
+                    };
+                    let response = match sites.handler(about.handler) {
+                        Handler::App(route) => route.call(&request),
+                        _ => unreachable!("bodies are gathered for applications alone"),
+                    };
+                    desk.reply(&about, &response, conn.reply_context(site));
+                    (conn.replied(site, false, now_ms), Closed::Reply)
                 }
                 Event::Wait => unreachable!("a connection that waits is not received from"),
                 Event::Close => return Next::Close(Closed::Reply),
+            };
+            match after {
+                After::Open => {}
+                After::Close => return Next::Close(why),
+                After::Linger => return Next::Linger(why),
             }
         }
     }
@@ -603,10 +626,12 @@ impl<D: Driver> Thread<D> {
     /// Begins to answer a request whose handler answers later.
     fn start(&mut self, ticket: usize) {
         let Some(pending) = self.pending.get(ticket) else { return };
-        match self.sites.handler(pending.handler) {
+        match self.sites.handler(pending.about.handler) {
             Handler::Metrics { allow } if !allow.is_empty() => self.driver.peer(pending.sock),
             Handler::Metrics { .. } => self.ask_scribe(ticket),
-            Handler::Live | Handler::Ready => unreachable!("these answer at once"),
+            Handler::Live | Handler::Ready | Handler::App(_) => {
+                unreachable!("these answer at once")
+            }
         }
     }
 
@@ -615,7 +640,7 @@ impl<D: Driver> Thread<D> {
             return;
         };
         let Some(pending) = self.pending.get(ticket as usize) else { return };
-        let Handler::Metrics { allow } = self.sites.handler(pending.handler) else { return };
+        let Handler::Metrics { allow } = self.sites.handler(pending.about.handler) else { return };
         let allowed = match address {
             // Who can open the socket's file may ask; its permissions say who that is.
             Ok(PeerAddr::Unix) => true,
@@ -628,7 +653,7 @@ impl<D: Driver> Thread<D> {
         if allowed {
             self.ask_scribe(ticket as usize);
         } else {
-            self.answer(ticket as usize, Response::text(403, "not for this address\n"));
+            self.answer(ticket as usize, &Response::text(403, "not for this address\n"));
         }
     }
 
@@ -639,33 +664,30 @@ impl<D: Driver> Thread<D> {
         let (at, question, format) = (ticket, self.questions, pending.format);
         if !self.scribe.ask(Ticket { at, question }, format, &self.mailbox) {
             let busy = Response::text(503, "too many scrapes at a time\n");
-            self.answer(ticket, busy.with("Retry-After", "1"));
+            self.answer(ticket, &busy.header("Retry-After", "1"));
         }
     }
 
     /// Sends a handler's reply and goes on with what came behind the request.
-    fn answer(&mut self, ticket: usize, response: Response) {
-        let Some(pending) = self.forget(ticket) else { return };
-        let Pending { sock, site, route, method, since, .. } = pending;
+    fn answer(&mut self, ticket: usize, response: &Response) {
+        let Some(Pending { sock, about, .. }) = self.forget(ticket) else { return };
         let draining = !matches!(self.order, Order::Serve | Order::Unready);
         let now_ms = self.now_ms();
-        let connection = &mut self.connections[sock.slot() as usize];
+        let Self { sites, served, connections, tally, out, now, .. } = self;
+        let site = sites.all()[about.site].as_ref();
+        let replies = &mut served[about.site].replies;
+        let connection = &mut connections[sock.slot() as usize];
         if draining {
             connection.conn.drain();
         }
-        let context = connection.conn.reply_context(&self.sites.all()[site]);
-        let bytes = response.to_bytes(context, self.served[site].replies.date());
-        let elapsed_ns = since.elapsed().as_nanos() as u64;
-        self.tally.replied(site, route, method, response.status, bytes.len(), elapsed_ns);
-        self.out.push(Piece::Owned(bytes));
-        let connection = &mut self.connections[sock.slot() as usize];
+        let mut desk = Desk { index: about.site, replies, tally, out, now: *now };
+        desk.reply(&about, response, connection.conn.reply_context(site));
         connection.last = None;
         let why = if draining { Closed::Drain } else { Closed::Reply };
-        let next = match connection.conn.replied(&self.sites.all()[site], false, now_ms) {
+        let next = match connection.conn.replied(site, false, now_ms) {
             After::Close => Next::Close(why),
             After::Linger => Next::Linger(why),
             After::Open => {
-                let connection = &mut self.connections[sock.slot() as usize];
                 connection.wakes = Tick::MAX; // it is not in the wheel
                 self.converse(sock, None)
             }
@@ -685,7 +707,7 @@ impl<D: Driver> Thread<D> {
             // who may not ask.
             let asked = self.pending.get(ticket.at).and_then(|pending| pending.question);
             if asked == Some(ticket.question) {
-                self.answer(ticket.at, Response::metrics(format, text));
+                self.answer(ticket.at, &metrics_response(format, text));
             }
         }
         let order = self.seat.order();
@@ -782,22 +804,52 @@ impl Connection {
             wakes: 0,
             closed: Closed::Peer,
             last: None,
+            gathered: None,
         }
     }
 }
 
-/// What a handler says at first.
-enum Answer {
-    Now(Response),
-    Later,
+impl About {
+    fn new(site: usize, request: &ember_http::Request<'_>, since: Instant) -> Self {
+        let (route, handler) = (request.route, request.handler);
+        About { site, route, handler, method: request.method(), since }
+    }
 }
 
-fn first_answer(handler: &Handler, order: &Order) -> Answer {
-    match handler {
-        Handler::Metrics { .. } => Answer::Later,
-        Handler::Live => Answer::Now(Response::text(200, "alive\n")),
-        Handler::Ready if *order == Order::Serve => Answer::Now(Response::text(200, "ready\n")),
-        Handler::Ready => Answer::Now(Response::text(503, "draining\n")),
+impl Desk<'_> {
+    #[inline]
+    fn prepared(&mut self, variant: VariantId, count: u32) {
+        let len = self.replies.push(variant, count, self.out);
+        self.tally.hit(self.index, variant, count, len);
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        let len = self.replies.push(refusal.variant, 1, self.out);
+        self.tally.refused(refusal, len, self.now.elapsed().as_nanos() as u64);
+    }
+
+    /// What the protocol has answered for this request.
+    fn give(&mut self, mut answer: ember_http::Answer) -> After {
+        answer.set_date(self.replies.date());
+        self.tally.answered(self.index, &answer, self.now.elapsed().as_nanos() as u64);
+        self.out.push(Piece::Owned(answer.bytes));
+        answer.after
+    }
+
+    /// A handler's reply. One that cannot be written is told as 500, in place of which nothing
+    /// has gone out yet.
+    fn reply(&mut self, about: &About, response: &Response, context: ReplyContext) {
+        let date = self.replies.date();
+        let (status, bytes) = match response.to_bytes(context, date) {
+            Ok(bytes) => (response.status(), bytes),
+            Err(error) => {
+                let failed = ember::Error::new(500, error.to_string()).into_response();
+                (500, failed.to_bytes(context, date).unwrap_or_default())
+            }
+        };
+        let elapsed_ns = about.since.elapsed().as_nanos() as u64;
+        self.tally.replied(about.site, about.route, about.method, status, bytes.len(), elapsed_ns);
+        self.out.push(Piece::Owned(bytes));
     }
 }
 
@@ -805,4 +857,12 @@ fn first_answer(handler: &Handler, order: &Order) -> Answer {
 fn ticks_of(ms: u32) -> Tick {
     let ticks = u64::from(ms).div_ceil(TICK_MS).max(1);
     Tick::try_from(ticks).unwrap_or(Tick::MAX / 4).min(Tick::MAX / 4)
+}
+
+fn metrics_response(format: Format, text: Vec<u8>) -> Response {
+    Response::new(200)
+        .header("Content-Type", format.content_type())
+        .header("Cache-Control", "no-store")
+        .header("Vary", "Accept")
+        .body(text)
 }

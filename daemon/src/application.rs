@@ -1,0 +1,54 @@
+//! A program's own routes, beside those of the config.
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use clap::Parser as _;
+use ember::{App, Route};
+
+use crate::cli::Cli;
+use crate::{supervisor, worker};
+
+/// The routes of this program. The supervisor and each of its workers are the same program, so
+/// each of these processes builds them for itself, before it does anything else.
+static ROUTES: OnceLock<Vec<Route>> = OnceLock::new();
+
+/// Runs a program that serves `app`: with all of emberd's flags, config file and supervision.
+/// Without a config file the app is served on 127.0.0.1:8080, with the counters at `/metrics`.
+///
+/// Call it first thing in `main`: the program starts itself again for its workers. On failure the
+/// process ends here, with the exit code of the command line's description.
+///
+/// # Errors
+/// When it is called a second time in a process.
+pub fn run(app: App) -> ember::Result<()> {
+    if ROUTES.set(app.routes().to_vec()).is_err() {
+        return Err(ember::Error::new(500, "emberd::run was called twice"));
+    }
+    let exit = main();
+    // The standard library gives no number back, but compares.
+    match (0..=u8::MAX).find(|&code| ExitCode::from(code) == exit) {
+        Some(0) => Ok(()),
+        code => std::process::exit(code.unwrap_or(1).into()),
+    }
+}
+
+/// The whole life of a process of this program, whichever of its processes it is.
+pub fn main() -> ExitCode {
+    let serve: supervisor::Serve = Arc::new(worker::run);
+    // A worker is this program again; it has no command line of its own.
+    if std::env::args().nth(1).as_deref() == Some(supervisor::WORKER_SUBCOMMAND) {
+        return supervisor::worker_main(&serve);
+    }
+    Cli::parse().execute(serve)
+}
+
+/// The program's own routes; none in emberd itself.
+pub(crate) fn routes() -> impl Iterator<Item = &'static Route> {
+    ROUTES.get().into_iter().flatten()
+}
+
+/// Whether the program has routes of its own.
+pub(crate) fn is_there() -> bool {
+    ROUTES.get().is_some()
+}
