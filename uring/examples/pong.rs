@@ -1,23 +1,31 @@
 //! The floor: a fixed reply for whatever is asked, over the bare driver.
 //!
 //!     cargo run --release -p ember-uring --example pong -- [ADDRESS] [linked|unlinked|multishot]
-//!         [poll-first|try-first]
+//!         [poll-first|try-first] [close [no-shutdown]] [incremental] [wait=US,N] [epoll]
 //!
+//! With `close` each connection has one request, so ask with `Connection: close`.
 //! Requests are counted by the length of the first one, so ask the same again and again. When the
 //! last connection has closed, it prints what a request has cost and ends.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use ember_uring::{Completion, Driver, Errno, LinkForm, Options, Pinned, Region, Then, Uring};
+use ember_uring::{
+    Completion, Driver, Epoll, Errno, LinkForm, Options, Pinned, Region, Then, Uring,
+};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
 /// Pipelined requests in one receive get this many replies in one send at most.
 const REPLIES_MAX: usize = 512;
 
+/// It does not end before this many, so that a client may look whether it is there.
+const REQUESTS_MIN: u64 = 1000;
+
 struct Pong<D> {
     driver: D,
+    then: Then,
     replies: Pinned,
     reply_len: usize,
     request_len: usize,
@@ -30,6 +38,8 @@ struct Pong<D> {
 fn main() -> std::io::Result<()> {
     let mut options = Options::default();
     let mut address = "127.0.0.1:8080".to_owned();
+    let mut then = Then::Recv;
+    let mut epoll = false;
     for word in std::env::args().skip(1) {
         match word.as_str() {
             "linked" => options.form = LinkForm::Linked,
@@ -37,19 +47,42 @@ fn main() -> std::io::Result<()> {
             "multishot" => options.form = LinkForm::Multishot,
             "poll-first" => options.poll_first = true,
             "try-first" => options.poll_first = false,
+            "close" => then = Then::Close,
+            "no-shutdown" => options.shutdown_last = false,
+            "incremental" => options.incremental = true,
+            "restrict" => options.restrict = true,
+            "epoll" => epoll = true,
+            wait if wait.starts_with("wait=") => {
+                let (us, count) = wait[5..].split_once(',').expect("wait=US,N");
+                options.min_wait = Duration::from_micros(us.parse().expect("microseconds"));
+                options.min_completions = count.parse().expect("a number");
+            }
             other => address = other.to_owned(),
         }
     }
-    let what = format!("{:?} poll_first={}", options.form, options.poll_first);
+    let what = std::env::args().skip(2).collect::<Vec<_>>().join(" ");
     let listener = TcpListener::bind(address)?;
-    let mut pong = Pong::new(Uring::new(options)?)?;
+    if epoll {
+        serve(Epoll::new(&options)?, listener, then, &what)
+    } else {
+        serve(Uring::new(options)?, listener, then, &what)
+    }
+}
+
+fn serve(
+    driver: impl Driver,
+    listener: TcpListener,
+    then: Then,
+    what: &str,
+) -> std::io::Result<()> {
+    let mut pong = Pong::new(driver, then)?;
     pong.driver.accept(OwnedFd::from(listener))?;
     pong.run()?;
-    pong.report(&what)
+    pong.report(what)
 }
 
 impl<D: Driver> Pong<D> {
-    fn new(driver: D) -> std::io::Result<Pong<D>> {
+    fn new(driver: D, then: Then) -> std::io::Result<Pong<D>> {
         let head = "HTTP/1.1 200 OK\r\nServer: pong\r\nDate: Sun, 22 Nov 2026 19:00:00 GMT\r\n";
         let reply =
             format!("{head}Content-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!");
@@ -57,12 +90,12 @@ impl<D: Driver> Pong<D> {
         let replies = region.alloc_from(reply.repeat(REPLIES_MAX).as_bytes());
         let replies = replies.ok_or(Errno::ENOMEM)?;
         let (reply_len, partial) = (reply.len(), Vec::new());
-        Ok(Pong { driver, replies, reply_len, request_len: 0, partial, requests: 0, live: 0 })
+        Ok(Pong { driver, then, replies, reply_len, request_len: 0, partial, requests: 0, live: 0 })
     }
 
     fn run(&mut self) -> std::io::Result<()> {
         let mut out = Vec::new();
-        while self.live > 0 || self.requests == 0 {
+        while self.live > 0 || self.requests < REQUESTS_MIN {
             self.driver.turn(None, &mut out)?;
             for completion in out.drain(..) {
                 self.handle(completion)?;
@@ -86,7 +119,7 @@ impl<D: Driver> Pong<D> {
                 *partial = whole - count * self.request_len;
                 self.requests += count as u64;
                 let reply = self.replies.slice(..count * self.reply_len);
-                let sent = self.driver.send(sock, reply.into(), Then::Recv);
+                let sent = self.driver.send(sock, reply.into(), self.then);
                 sent.map_err(|_| Errno::EBUSY)?;
             }
             Completion::Accepted { sock, .. } => {

@@ -31,6 +31,9 @@ pub struct Options {
     pub form: LinkForm,
     /// Whether the receive after a reply goes to the poll without trying first.
     pub poll_first: bool,
+    /// Whether a shutdown stands between a last reply and its close. Without it the chain saves a
+    /// visit to one of the kernel's workers, and a copy of the socket elsewhere would keep it open.
+    pub shutdown_last: bool,
     /// Accepts into the ring's own file table rather than the process's (if the kernel can).
     pub direct: bool,
     /// Payloads of at least this many bytes are sent without a copy; `None`: never.
@@ -64,6 +67,7 @@ impl Default for Options {
             buffer_size: 8192,
             form: LinkForm::Linked,
             poll_first: true,
+            shutdown_last: true,
             direct: true,
             zero_copy_min: None,
             busy_poll: None,

@@ -14,6 +14,8 @@ mod kernel;
 mod socket;
 mod sqe;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -256,9 +256,11 @@ impl Uring {
         let token = Token::of(Op::Shutdown, self.sock(slot));
         let target = self.target(slot);
         self.queue_send(slot, true, true);
-        // A peer that is gone already makes the shutdown fail; the close goes on all the same.
-        let shutdown = Sqe::shutdown(target, libc::SHUT_WR).hard_linked().silent(true);
-        self.ring.push(&shutdown.user_data(token));
+        if self.options.shutdown_last {
+            // A peer that is gone already makes it fail; the close goes on all the same.
+            let shutdown = Sqe::shutdown(target, libc::SHUT_WR).hard_linked().silent(true);
+            self.ring.push(&shutdown.user_data(token));
+        }
         self.queue_close(slot);
         self.stats.chains[Chain::Last as usize].submitted += 1;
     }

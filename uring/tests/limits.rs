@@ -1,0 +1,49 @@
+//! The process runs out of descriptors. Alone in its file, for the limit is the whole process's.
+
+mod common;
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use common::Bench;
+use ember_uring::{Completion, Driver, Epoll, Errno, Options, Then, Uring};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+#[test]
+fn accepting_recovers_when_descriptors_ran_out() {
+    let ordinary = Options { direct: false, ..Options::default() };
+    recovers(Bench::new(Uring::new(ordinary).unwrap()));
+    recovers(Bench::new(Epoll::new(&Options::default()).unwrap()));
+}
+
+fn recovers<D: Driver>(mut bench: Bench<D>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let clients: Vec<_> = (0..6).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // The limit is on the number of the highest descriptor: the third free one must not be had.
+    let probes: Vec<_> = (0..3).map(|_| File::open("/dev/null").unwrap()).collect();
+    let third = probes[2].as_raw_fd() as u64;
+    drop(probes);
+    setrlimit(Resource::RLIMIT_NOFILE, third, hard).unwrap();
+    let id = bench.driver.accept(OwnedFd::from(listener)).unwrap();
+    let mut socks = vec![bench.accepted(), bench.accepted()];
+    let (listener, error) = match bench.next() {
+        Completion::AcceptPaused { listener, error } => (listener, error),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((listener, error), (id, Errno::EMFILE));
+    bench.driver.resume(id);
+    assert!(matches!(bench.next(), Completion::AcceptPaused { .. }), "still none");
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    bench.driver.resume(id);
+    socks.extend((2..6).map(|_| bench.accepted()));
+    for sock in socks {
+        bench.driver.send(sock, b"bye".to_vec().into(), Then::Close).unwrap();
+        bench.closed(sock);
+    }
+    for mut client in clients {
+        assert_eq!(common::read_end(&mut client), b"bye");
+    }
+}
