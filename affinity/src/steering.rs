@@ -14,6 +14,7 @@ use std::thread;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::bind::pin_thread;
+use crate::cpu_set::CpuSet;
 use crate::queues::Steering;
 
 /// How many CPUs the trial asks; what two of them show holds for all.
@@ -42,9 +43,9 @@ pub fn set_incoming_cpu(socket: &impl AsFd, cpu: u32) -> io::Result<()> {
 }
 
 /// Decides for listeners served by threads on `cpus`, by trial where a trial makes sense.
-/// `local_clients` says that all listeners are on loopback or unix sockets; `nics` is what the
-/// queue plan of each NIC wants.
-pub fn choose(cpus: &[u32], local_clients: bool, nics: &[Steering]) -> Choice {
+/// `local_clients` says that all listeners are on loopback or unix sockets; `handling` is where
+/// the NICs' packets are handled. A worker on another CPU would never get a connection.
+pub fn choose(cpus: &[u32], local_clients: bool, handling: &CpuSet) -> Choice {
     let hash = |reason: &str| Choice { steering: Steering::Hash, reason: reason.to_string() };
     let mut distinct = cpus.to_vec();
     distinct.sort_unstable();
@@ -58,8 +59,10 @@ pub fn choose(cpus: &[u32], local_clients: bool, nics: &[Steering]) -> Choice {
     if local_clients {
         return hash("clients on this host run on the workers' own CPUs");
     }
-    if nics.contains(&Steering::Hash) {
-        return hash("a device without interrupts of its own: its packets come on any CPU");
+    if !distinct.iter().all(|&cpu| handling.contains(cpu)) {
+        return hash(
+            "packets are not bound to be handled on each worker's CPU (--tune binds them)",
+        );
     }
     match incoming_cpu_works(&distinct) {
         Ok(true) => Choice {
@@ -183,12 +186,14 @@ mod tests {
 
     #[test]
     fn steering_is_by_hash_where_a_cpu_says_nothing() {
+        let all: CpuSet = (0..1024).collect();
+        let one: CpuSet = [0].into_iter().collect();
         let reasons = [
-            choose(&[0], false, &[]),
-            choose(&[0, 0], false, &[]),
-            choose(&[0, 1], true, &[]),
-            choose(&[0, 1], false, &[Steering::IncomingCpu, Steering::Hash]),
-            choose(&[1022, 1023], false, &[]),
+            choose(&[0], false, &all),
+            choose(&[0, 0], false, &all),
+            choose(&[0, 1], true, &all),
+            choose(&[0, 1], false, &one),
+            choose(&[1022, 1023], false, &all),
         ];
         for choice in reasons {
             assert_eq!(choice.steering, Steering::Hash, "{choice:?}");

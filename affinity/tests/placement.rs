@@ -3,6 +3,8 @@
 use ember_affinity::plan::{self, PlanError};
 use ember_affinity::{CpuSet, Limits, NicPlace, Numa, Topology, WorkersConfig};
 
+/// Four fast cores of two threads and eight efficient ones in two clusters, on one node. Written
+/// as hwloc itself writes XML: where libxml2 is not there, it reads no other.
 const HYBRID: &str = include_str!("machines/hybrid.xml");
 
 /// Two sockets, one node each, eight cores of two threads in two caches. hwloc numbers synthetic

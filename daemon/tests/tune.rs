@@ -106,15 +106,8 @@ fn what_is_not_confirmed_is_taken_back() {
 #[test]
 fn the_server_tunes_before_it_listens_and_sees_drift() {
     inside("the_server_tunes_before_it_listens_and_sees_drift", |state| {
-        let config = state.join("emberd.toml");
-        let listener = "[[listener]]\nname = \"web\"\naddress = \"0.0.0.0:8080\"\n";
-        let admin = "[admin]\nlisten = \"127.0.0.1:9184\"\n";
-        let tune = format!("[tune]\nnic = [\"{NIC}\"]\n[workers]\nthreads = 2\n");
-        let metrics = "[[metrics]]\npath = \"/metrics\"\nallow = [\"127.0.0.0/8\"]\n";
-        fs::write(&config, format!("{admin}{tune}{listener}{metrics}")).expect("config");
-        let mut server = emberd(state);
-        server.arg("-c").arg(&config).arg("--tune").stderr(Stdio::piped()).stdout(Stdio::null());
-        let mut server = Server(server.spawn().expect("emberd"));
+        let config = server_config(state, "");
+        let mut server = Server::start(state, &config);
         let lines = server.lines_until("ready in");
         let tuned = lines.iter().find(|line| line.contains("tuning:")).expect("a line");
         assert!(tuned.contains("applied") && tuned.contains("tune revert"), "{tuned}");
@@ -135,10 +128,122 @@ fn the_server_tunes_before_it_listens_and_sees_drift() {
     });
 }
 
+#[test]
+fn drift_is_applied_again_only_where_that_is_asked_for() {
+    inside("drift_is_applied_again_only_where_that_is_asked_for", |state| {
+        let config = server_config(state, "reapply = true\n");
+        let mut server = Server::start(state, &config);
+        server.lines_until("ready in");
+        wait_until("the first look", || scrape().contains(&drift(0)));
+        fs::write(SOMAXCONN, "128").expect("write");
+        ip(&format!("link set {NIC} down"));
+        wait_until("it is applied again", || somaxconn() == "65535");
+        assert_eq!(code(&tune(state, &["revert"])), 0);
+        assert_eq!(somaxconn(), "4096", "the first old value, not the one in between");
+    });
+}
+
+#[test]
+fn connections_arrive_at_the_worker_of_their_cpu_also_after_it_was_restarted() {
+    inside("connections_arrive_at_the_worker_of_their_cpu_also_after_it_was_restarted", |state| {
+        let topology = ember_affinity::Topology::detect().expect("topology");
+        let cpus: Vec<u32> = topology.usable_cpus().iter().take(2).collect();
+        let [first, second] = cpus[..] else {
+            println!("skipped: one CPU only");
+            return;
+        };
+        if !ember_affinity::steering::incoming_cpu_works(&cpus).expect("trial") {
+            println!("skipped: this kernel does not steer by SO_INCOMING_CPU");
+            return;
+        }
+        // Packets of this NIC are bound to both CPUs, as they are after tuning with interrupts.
+        fs::write(format!("/sys/class/net/{NIC}/queues/rx-0/rps_cpus"), "3").expect("rps");
+        let config = server_config(state, "");
+        let workers = format!("workers.cpus={first},{second}");
+        let mut server = emberd(state);
+        server.arg("-c").arg(&config).args(["--workers", "2", "--threads", "1"]);
+        server.args(["--set", &workers]).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut server = Server(server.spawn().expect("emberd"));
+        server.lines_until("ready in");
+        let arrived = |worker: u32| {
+            let text = scrape();
+            let name = "emberd_connections_accepted_total{listener=\"web\"";
+            let line = text.lines().find(|line| {
+                line.starts_with(name) && line.contains(&format!("worker=\"{worker}\""))
+            });
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        // Scrapes come by the admin listener and count for themselves.
+        let arrivals = || [arrived(0), arrived(1)];
+        let each = |before: [u64; 2], now: [u64; 2]| [now[0] - before[0], now[1] - before[1]];
+        for restarted in [false, true] {
+            if restarted {
+                let pid = worker_pid(state, 1);
+                kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
+                wait_until("a new worker", || worker_pid(state, 1) != pid);
+            }
+            let before = arrivals();
+            connect_from(first, 16);
+            wait_until("sixteen at the first", || each(before, arrivals()) == [16, 0]);
+            connect_from(second, 16);
+            wait_until("sixteen at the second", || each(before, arrivals()) == [16, 16]);
+        }
+    });
+}
+
+/// Makes connections from a thread that runs on one CPU, each answered once.
+fn connect_from(cpu: u32, count: usize) {
+    let client = std::thread::spawn(move || {
+        ember_affinity::pin_thread(cpu).expect("pin");
+        for _ in 0..count {
+            let mut stream = TcpStream::connect("127.0.0.1:8080").expect("connect");
+            stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                .expect("send");
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).expect("reply");
+            assert!(reply.starts_with("HTTP/1.1 "), "{reply}");
+        }
+    });
+    client.join().expect("client");
+}
+
+fn worker_pid(state: &Path, worker: u64) -> i32 {
+    let output = emberd(state).args(["status", "--json"]).output().expect("emberd");
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let generations = status["generations"].as_array().cloned().unwrap_or_default();
+    let workers =
+        generations.iter().flat_map(|it| it["workers"].as_array().cloned().unwrap_or_default());
+    let found = workers.filter(|it| it["worker"] == worker || it["index"] == worker).last();
+    found.and_then(|it| it["pid"].as_i64()).unwrap_or(-1) as i32
+}
+
+fn server_config(state: &Path, tune: &str) -> PathBuf {
+    let config = state.join("emberd.toml");
+    let listener = "[[listener]]\nname = \"web\"\naddress = \"0.0.0.0:8080\"\n";
+    let admin = "[admin]\nlisten = \"127.0.0.1:9184\"\n";
+    let tune = format!("[tune]\nnic = [\"{NIC}\"]\n{tune}");
+    fs::write(&config, format!("{admin}{tune}{listener}")).expect("config");
+    config
+}
+
+fn drift(value: u8) -> String {
+    format!("emberd_tune_drift{{key=\"net.core.somaxconn\"}} {value}\n")
+}
+
 /// A server that ends with its scene.
 struct Server(Child);
 
 impl Server {
+    /// One that tunes, with two threads.
+    fn start(state: &Path, config: &Path) -> Server {
+        let mut server = emberd(state);
+        server.arg("-c").arg(config).args(["--tune", "--threads", "2"]);
+        server.stderr(Stdio::piped()).stdout(Stdio::null());
+        Server(server.spawn().expect("emberd"))
+    }
+
     fn lines_until(&mut self, last: &str) -> Vec<String> {
         let mut lines = Vec::new();
         let mut stderr = BufReader::new(self.0.stderr.take().expect("stderr"));
@@ -168,7 +273,7 @@ impl Drop for Server {
 
 fn scrape() -> String {
     let get = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect("127.0.0.1:8080")?;
+        let mut stream = TcpStream::connect("127.0.0.1:9184")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();

@@ -128,6 +128,27 @@ impl Nic {
     }
 }
 
+/// The CPUs on which packets of these NICs are handled, as far as that is settled: those that
+/// RPS spreads over, else the one that a queue's interrupt is bound to. An interrupt that may go
+/// to several CPUs goes wherever irqbalance or the kernel puts it next.
+pub fn handling_cpus(host: &dyn Host, nics: &[Nic]) -> CpuSet {
+    let mask = |path: &str| CpuSet::from_mask(&host.read(path).ok()?).ok();
+    let mut cpus = CpuSet::new();
+    for nic in nics {
+        for &queue in &nic.rx_queues {
+            let rps = format!("/sys/class/net/{}/queues/rx-{queue}/rps_cpus", nic.id.name);
+            let rps = mask(&rps).filter(|cpus| !cpus.is_empty());
+            let irq = nic.irqs.iter().find(|irq| irq.role == Role::Rx && irq.queue == queue);
+            let bound = || {
+                let bound = mask(&format!("/proc/irq/{}/smp_affinity", irq?.irq))?;
+                (bound.len() == 1).then_some(bound)
+            };
+            cpus = cpus.union(&rps.or_else(bound).unwrap_or_default());
+        }
+    }
+    cpus
+}
+
 impl Channels {
     /// The most queues of both directions; none where there is nothing to choose.
     pub(crate) fn most_queues(&self) -> Option<u32> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use ember_affinity::plan::{self, PlanError};
-use ember_affinity::queues::{self, QueuePlan, Steering};
+use ember_affinity::queues::{self, QueuePlan};
 use ember_affinity::{CpuSet, NicPlace, Topology, WorkerPlan, WorkersConfig};
 use serde::Serialize;
 
@@ -174,11 +174,6 @@ impl Plan {
     pub fn changes(&self) -> impl Iterator<Item = &Knob> {
         self.knobs.iter().filter(|knob| matches!(knob.action, Action::Change | Action::Later))
     }
-
-    /// How each NIC wants connections steered.
-    pub fn steering(&self) -> Vec<Steering> {
-        self.nics.iter().map(|nic| nic.queues.steering).collect()
-    }
 }
 
 /// The devices that do the work for the interfaces asked for, or found.
@@ -198,14 +193,21 @@ struct Found {
 
 /// The devices that do the work for the interfaces asked for.
 fn look_at_nics(host: &dyn Host, wishes: &Wishes) -> Result<Vec<Found>, MakeError> {
-    let asked = match wishes.nics.is_empty() {
-        true => nic::automatic(host),
-        false => wishes.nics.clone(),
-    };
+    if !wishes.nics.is_empty() {
+        return look_at(host, &wishes.nics);
+    }
+    // Where /sys is of another network namespace than /proc, as in some containers, a route
+    // names what cannot be looked at.
+    let visible = |name: &String| nic::resolve(host, name).is_ok();
+    let names: Vec<String> = nic::automatic(host).into_iter().filter(visible).collect();
+    look_at(host, &names)
+}
+
+fn look_at(host: &dyn Host, asked: &[String]) -> Result<Vec<Found>, MakeError> {
     let mut found: Vec<Found> = Vec::new();
     for name in asked {
         let missing = |error| MakeError::NoNic(name.clone(), error);
-        let resolved = nic::resolve(host, &name).map_err(missing)?;
+        let resolved = nic::resolve(host, name).map_err(missing)?;
         let first = found.len();
         for device in &resolved.devices {
             if found.iter().any(|known| known.nic.id.name == *device) {

@@ -7,13 +7,14 @@ use std::fs;
 use common::machines::{self, Machine};
 use ember_affinity::CpuSet;
 use ember_sysctl::apply::{self, Applied, ApplyError, Options, Verdict};
+use ember_sysctl::host::Host;
 use ember_sysctl::knobs::Group;
 use ember_sysctl::plan::{self, Action};
 use ember_sysctl::revert::{self, Taken};
 use ember_sysctl::status::{self, Status};
 use ember_sysctl::watch::Watch;
 use ember_sysctl::wishes::ChannelsWish;
-use ember_sysctl::{Plan, render};
+use ember_sysctl::{Plan, nic, render};
 use proptest::prelude::*;
 
 fn apply(machine: &Machine) -> Applied {
@@ -173,6 +174,27 @@ fn the_watch_sees_what_status_sees() {
 }
 
 #[test]
+fn connections_are_steered_by_cpu_only_where_packets_are_bound_to_come() {
+    for (name, after) in [
+        ("mlx5-two-nodes", "16,18,20,22,24,26,28,30"),
+        // By RPS, with fewer queues than workers.
+        ("ena-two-queues", "0,2,4,6,8,10,12,14"),
+        ("virtio-one-queue", "0-3"),
+        ("isolated", "0-3"),
+    ] {
+        let machine = machines::machine(name);
+        machine.host.write("/sys/class/net/eth0/queues/rx-0/rps_cpus", "0").expect("rps");
+        let handling = || {
+            let nics = plan::nics(&machine.host, &machine.wishes).expect("nics");
+            nic::handling_cpus(&machine.host, &nics).to_string()
+        };
+        assert_eq!(handling(), "", "{name}: interrupts that may go anywhere");
+        apply(&machine);
+        assert_eq!(handling(), after, "{name}");
+    }
+}
+
+#[test]
 fn another_boot_voids_the_journal() {
     let machine = machines::machine("virtio-one-queue");
     apply(&machine);
@@ -324,7 +346,6 @@ fn growing_channels_waits_for_the_new_queues() {
         "/ethtool/eth0/channels",
         r#"{"rx":0,"tx":0,"combined":16,"rx_max":0,"tx_max":0,"combined_max":16}"#,
     );
-    use ember_sysctl::host::Host;
     let shrunk = machine
         .host
         .channels("eth0")

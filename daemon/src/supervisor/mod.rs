@@ -84,6 +84,7 @@ fn start(source: Source, serve: Serve) -> io::Result<ExitCode> {
     supervisor.open_door(&settings);
     // Before any socket listens: the kernel reads somaxconn at listen().
     supervisor.tune(&settings);
+    let settings = supervisor.placed_anew(settings);
     change.began = supervisor.started;
     supervisor.change = Some(change);
     supervisor.begin(settings);
@@ -138,6 +139,14 @@ impl Supervisor {
             Err(line) => log::warning(line),
         }
         self.watcher = begun.watcher;
+    }
+
+    /// Where packets are handled may have changed with the tuning, and steering goes by that.
+    fn placed_anew(&mut self, settings: Settings) -> Settings {
+        match settings.config.tune.apply {
+            true => self.source.load(&mut self.counters.names).unwrap_or(settings),
+            false => settings,
+        }
     }
 
     /// Without the control socket the server serves all the same.

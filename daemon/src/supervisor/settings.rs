@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use ember_affinity::plan;
+use ember_affinity::plan::{self, NicPlace};
 use ember_affinity::queues::Steering;
 use ember_affinity::{Topology, WorkerPlan, steering};
 use ember_metrics::Names;
@@ -180,14 +180,16 @@ const ADMIN_BACKLOG: u32 = 128;
 
 fn place(config: &Config) -> Result<(Vec<WorkerPlan>, bool), String> {
     let topology = Topology::detect().map_err(|error| error.to_string())?;
-    let (nics, wanted) = tune::nics(config)?;
-    let mut workers = plan::workers(&topology, &config.workers.placement(), &nics)
+    let nics = tune::nics(config)?;
+    let places: Vec<NicPlace> = nics.iter().map(|nic| nic.place.clone()).collect();
+    let mut workers = plan::workers(&topology, &config.workers.placement(), &places)
         .map_err(|error| format!("the workers cannot be placed: {error}"))?;
     if config.workers.in_process {
         workers.truncate(1);
     }
     let local = config.listeners.iter().all(|listener| listener.address.is_local());
     let cpus: Vec<u32> = workers.iter().flat_map(|worker| worker.cpus.iter().copied()).collect();
-    let steered = steering::choose(&cpus, local, &wanted).steering == Steering::IncomingCpu;
+    let steered = steering::choose(&cpus, local, &tune::handling_cpus(&nics)).steering
+        == Steering::IncomingCpu;
     Ok((workers, steered))
 }

@@ -13,10 +13,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use ember_affinity::queues::Steering;
-use ember_affinity::{NicPlace, Topology, WorkersConfig};
+use ember_affinity::{CpuSet, Topology, WorkersConfig};
 use ember_sysctl::apply::{self, ApplyError, Verdict};
 use ember_sysctl::knobs::{self, Group};
+use ember_sysctl::nic::{self, Nic};
 use ember_sysctl::plan::MakeError;
 use ember_sysctl::{Input, Live, Plan, Wishes, render, revert, status};
 
@@ -280,23 +280,22 @@ pub(crate) fn wishes(tune: &Tune) -> Result<Wishes, String> {
     Ok(wishes)
 }
 
-/// Where the NICs that requests come in by are attached, and how they want connections steered.
+/// The NICs that requests come in by; none where all listeners are of this host alone.
 ///
 /// # Errors
 /// Where one that the config names is not there.
-pub(crate) fn nics(config: &Config) -> Result<(Vec<NicPlace>, Vec<Steering>), String> {
+pub(crate) fn nics(config: &Config) -> Result<Vec<Nic>, String> {
     if config.listeners.iter().all(|listener| listener.address.is_local()) {
-        return Ok(Default::default());
+        return Ok(Vec::new());
     }
     let wishes = wishes(&config.tune)?;
-    let Ok(host) = Live::open() else { return Ok(Default::default()) };
-    let nics = ember_sysctl::plan::nics(&host, &wishes).map_err(|error| error.to_string())?;
-    let steering = |interrupts| if interrupts { Steering::IncomingCpu } else { Steering::Hash };
-    let shapes: Vec<_> = nics.iter().map(|nic| nic.shape()).collect();
-    Ok((
-        shapes.iter().map(|shape| shape.place.clone()).collect(),
-        shapes.iter().map(|shape| steering(shape.interrupts)).collect(),
-    ))
+    let Ok(host) = Live::open() else { return Ok(Vec::new()) };
+    ember_sysctl::plan::nics(&host, &wishes).map_err(|error| error.to_string())
+}
+
+/// The CPUs on which the NICs' packets are bound to be handled.
+pub(crate) fn handling_cpus(nics: &[Nic]) -> CpuSet {
+    Live::open().map_or(CpuSet::new(), |host| nic::handling_cpus(&host, nics))
 }
 
 /// The label values that the metrics of drift will have, so that workers can be told of them
