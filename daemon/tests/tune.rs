@@ -178,9 +178,10 @@ fn connections_arrive_at_the_worker_of_their_cpu_also_after_it_was_restarted() {
         let each = |before: [u64; 2], now: [u64; 2]| [now[0] - before[0], now[1] - before[1]];
         for restarted in [false, true] {
             if restarted {
-                let pid = worker_pid(state, 1);
-                kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
-                wait_until("a new worker", || worker_pid(state, 1) != pid);
+                let pid = worker_pid(state, 1).expect("a worker");
+                kill(pid, Signal::SIGKILL).expect("kill");
+                let other = |now: Option<Pid>| now.is_some_and(|now| now != pid);
+                wait_until("a new worker", || other(worker_pid(state, 1)));
             }
             let before = arrivals();
             connect_from(first, 16);
@@ -209,14 +210,14 @@ fn connect_from(cpu: u32, count: usize) {
     client.join().expect("client");
 }
 
-fn worker_pid(state: &Path, worker: u64) -> i32 {
+/// The process of a worker, while it has one.
+fn worker_pid(state: &Path, worker: u64) -> Option<Pid> {
     let output = emberd(state).args(["status", "--json"]).output().expect("emberd");
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let generations = status["generations"].as_array().cloned().unwrap_or_default();
-    let workers =
-        generations.iter().flat_map(|it| it["workers"].as_array().cloned().unwrap_or_default());
-    let found = workers.filter(|it| it["worker"] == worker || it["index"] == worker).last();
-    found.and_then(|it| it["pid"].as_i64()).unwrap_or(-1) as i32
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let workers = status["generations"].as_array()?.iter().last()?["workers"].as_array()?;
+    let pid = workers.iter().find(|it| it["worker"] == worker)?["pid"].as_i64()?;
+    // Anything below would name other processes than one.
+    (pid > 1).then_some(Pid::from_raw(pid as i32))
 }
 
 fn server_config(state: &Path, tune: &str) -> PathBuf {

@@ -314,7 +314,13 @@ fn file_path(name: &str, knob: &NicKnob) -> io::Result<String> {
 
 fn napi_of(host: &dyn Host, device: &DeviceId, queue: u32) -> io::Result<u32> {
     let napis = host.napis(device.ifindex)?;
-    let found = napis.iter().find(|napi| napi.rx_queues.contains(&queue));
+    // Drivers that do not say which instance polls which queue (veth) have them in order; all
+    // queues get the same settings, so no more than the count matters.
+    let untold = napis.iter().all(|napi| napi.rx_queues.is_empty());
+    let found = match untold {
+        true => napis.get(queue as usize),
+        false => napis.iter().find(|napi| napi.rx_queues.contains(&queue)),
+    };
     found.map(|napi| napi.id).ok_or_else(|| not_found("the queue has no NAPI instance now"))
 }
 

@@ -12,6 +12,7 @@ use ember_affinity::{Topology, WorkersConfig};
 use ember_sysctl::apply::{self, Options, Verdict};
 use ember_sysctl::host::{Host, Live};
 use ember_sysctl::knobs::Group;
+use ember_sysctl::netdev::NapiField;
 use ember_sysctl::plan::{Action, Input, Plan};
 use ember_sysctl::wishes::{ChannelsWish, Wishes};
 use ember_sysctl::{render, revert, status};
@@ -31,6 +32,11 @@ fn a_veth_is_tuned_and_taken_back() {
 #[test]
 fn fewer_queues_than_workers_are_spread_by_software() {
     run_inside("fewer_queues_than_workers_are_spread_by_software", spread_by_software);
+}
+
+#[test]
+fn busy_polling_is_set_by_netlink_and_taken_back() {
+    run_inside("busy_polling_is_set_by_netlink_and_taken_back", busy_poll);
 }
 
 #[test]
@@ -209,6 +215,43 @@ fn spread_by_software() {
     assert_eq!(now.code(), status::IN_SYNC, "{:?}", now.drifted().collect::<Vec<_>>());
     revert::revert(&host, &scratch).expect("revert");
     assert_eq!(state(&host), before);
+    fs::remove_dir_all(scratch).expect("remove");
+}
+
+/// A veth with GRO has NAPI instances, which the kernel's netdev family tells of and sets.
+fn busy_poll() {
+    make_veth(2);
+    let host = Live::open().expect("host");
+    host.set_feature(NIC, "rx-gro", true).expect("feature");
+    let ifindex = host.read(&format!("/sys/class/net/{NIC}/ifindex")).expect("ifindex");
+    let napis = host.napis(ifindex.parse().expect("number"));
+    let Some(napi) = napis.ok().and_then(|napis| napis.into_iter().next()) else {
+        println!("skipped: this kernel tells of no NAPI instance of a veth");
+        return;
+    };
+    if let Err(error) = host.napi_setting(napi.id, NapiField::DeferHardIrqs) {
+        println!("skipped: {error}");
+        return;
+    }
+    let topology = Topology::detect().expect("topology");
+    let mut wishes = Wishes { nics: vec![NIC.to_string()], ..Wishes::default() };
+    wishes.only = vec!["busypoll".to_string()];
+    for (item, value) in [("defer-hard-irqs", "2"), ("gro-flush-timeout-ns", "200000")] {
+        wishes.set(&format!("busypoll-{item}"), value).expect("wish");
+    }
+    let workers = workers(1);
+    let input = Input { topology: &topology, workers: &workers, wishes: &wishes };
+    let scratch = std::env::temp_dir().join(format!("ember-busypoll-{}", std::process::id()));
+    let setting = |field| host.napi_setting(napi.id, field).expect("setting");
+    let before = (setting(NapiField::DeferHardIrqs), setting(NapiField::GroFlushTimeoutNs));
+    let applied = apply::apply(&host, &scratch, input, Options::default()).expect("apply");
+    println!("{:#?}", applied.done);
+    assert!(applied.done.iter().all(|done| done.verdict == Verdict::Applied));
+    assert_eq!(setting(NapiField::DeferHardIrqs), 2);
+    assert_eq!(setting(NapiField::GroFlushTimeoutNs), 200_000);
+    revert::revert(&host, &scratch).expect("revert");
+    let after = (setting(NapiField::DeferHardIrqs), setting(NapiField::GroFlushTimeoutNs));
+    assert_eq!(after, before);
     fs::remove_dir_all(scratch).expect("remove");
 }
 
