@@ -1,5 +1,6 @@
 //! A worker: one ring thread for each of its CPUs, and the loop that each of them runs.
 
+mod backend;
 mod replies;
 mod scribe;
 mod site;
@@ -8,15 +9,16 @@ mod thread;
 mod timers;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread as threads;
 
 use ember_affinity::pin_thread;
 use ember_metrics::Names;
-use ember_uring::{Driver, LinkForm, Options, Uring};
+use ember_uring::Driver;
 
 use crate::boot::{Boot, Seat, ThreadBoot};
-use crate::config::{self, Config};
+use crate::config::Config;
+use backend::Opened;
 use scribe::{Mailbox, Scribe, Subject};
 use site::Sites;
 use tally::Tally;
@@ -48,10 +50,11 @@ pub fn check(config: &Config) -> Result<(), String> {
 pub fn run(boot: Boot) -> io::Result<()> {
     let Boot { config, worker, plan, pages, names, threads: boots, control, .. } = boot;
     let sites = Arc::new(Sites::new(&config).map_err(io::Error::other)?);
+    let backend = Arc::new(OnceLock::new());
     let scribe = Scribe::start(Subject {
         pages: Arc::clone(&pages),
         names: Names::clone(&names),
-        backend: ("io_uring".to_string(), "asked for".to_string()),
+        backend: Arc::clone(&backend),
         facts: control.facts(),
     })?;
     for (index, boot) in boots.into_iter().enumerate() {
@@ -63,6 +66,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
             pages: Arc::clone(&pages),
             plan: plan.clone(),
             scribe: scribe.clone(),
+            backend: Arc::clone(&backend),
             worker,
             boot,
             seat,
@@ -85,6 +89,7 @@ struct Start {
     pages: Arc<ember_metrics::Pages>,
     plan: ember_affinity::WorkerPlan,
     scribe: Scribe,
+    backend: Arc<OnceLock<(String, String)>>,
     worker: u16,
     boot: ThreadBoot,
     seat: Seat,
@@ -95,12 +100,25 @@ impl Start {
         if let Some(cpu) = self.boot.cpu {
             pin_thread(cpu)?;
         }
-        let driver = Uring::new(options(&self.config))?;
-        self.serve_on(driver)
+        match backend::open(&self.config)? {
+            (Opened::Uring(driver), why) => self.serve_on(*driver, &why),
+            (Opened::Epoll(driver), why) => self.serve_on(driver, &why),
+        }
     }
 
-    fn serve_on<D: Driver>(self, mut driver: D) -> io::Result<()> {
-        let Start { sites, names, pages, plan, scribe, worker, boot, mut seat, .. } = self;
+    fn serve_on<D: Driver>(self, mut driver: D, why: &str) -> io::Result<()> {
+        let Start {
+            sites,
+            backend: chosen,
+            names,
+            pages,
+            plan,
+            scribe,
+            worker,
+            boot,
+            mut seat,
+            ..
+        } = self;
         let mut listeners = Vec::new();
         for (listener, socket) in boot.listeners {
             listeners.push((driver.accept(socket)?, listener));
@@ -113,38 +131,11 @@ impl Start {
             move || waker.wake()
         });
         let info = driver.info();
-        seat.ready(move || waker.wake(), describe(&info));
+        // All threads of a worker open the same driver; the first one's word will do.
+        let _ = chosen.set((info.backend.to_owned(), why.to_owned()));
+        seat.ready(move || waker.wake(), backend::describe(&info, why));
         let sockets_max = info.sockets_max as usize;
         let parts = Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max };
         Thread::new(driver, parts)?.run()
     }
-}
-
-fn options(config: &Config) -> Options {
-    Options {
-        sockets_max: config.limits.max_connections,
-        buffers: config.ring.buffers,
-        buffer_size: config.ring.buffer_size,
-        form: match config.ring.form {
-            config::LinkForm::Linked => LinkForm::Linked,
-            config::LinkForm::Unlinked => LinkForm::Unlinked,
-            config::LinkForm::Multishot => LinkForm::Multishot,
-        },
-        poll_first: config.ring.poll_first,
-        ..Options::default()
-    }
-}
-
-/// The text of the start-up line about the driver.
-fn describe(info: &ember_uring::Info) -> String {
-    use ember_uring::FeatureState;
-    let used = info.features.iter().filter(|f| f.state == FeatureState::Used);
-    let used: Vec<&str> = used.map(|f| f.name).collect();
-    let mut text = format!("{}: {}", info.backend, used.join(", "));
-    for feature in &info.features {
-        if let FeatureState::Absent { instead } = &feature.state {
-            text.push_str(&format!("; no {} ({instead})", feature.name));
-        }
-    }
-    text
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use ember_http::Request;
@@ -45,7 +45,7 @@ pub(crate) struct Subject {
     /// The label values in them.
     pub(crate) names: Names,
     /// The driver's name, and why it is that one.
-    pub(crate) backend: (String, String),
+    pub(crate) backend: Arc<OnceLock<(String, String)>>,
     /// What the supervisor tells of the server.
     pub(crate) facts: FactsView,
 }
@@ -107,7 +107,9 @@ fn serve(subject: &Subject, queue: &Receiver<Job>) {
     while let Ok((ticket, format, mailbox)) = queue.recv() {
         let mut facts = Facts::new();
         facts.build(env!("CARGO_PKG_VERSION"));
-        facts.backend(&subject.backend.0, &subject.backend.1);
+        if let Some((backend, reason)) = subject.backend.get() {
+            facts.backend(backend, reason);
+        }
         facts.processes(&subject.facts.latest().pids);
         let text = format.render(&subject.pages, &subject.names, &facts).into_bytes();
         mailbox.put(Scrape { ticket, format, text });
