@@ -1,5 +1,6 @@
 //! The best HTTP daemon for bare-metal Linux hosts.
 
+mod admin;
 mod application;
 pub mod boot;
 pub mod cli;

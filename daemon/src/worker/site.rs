@@ -8,6 +8,7 @@ use ember_http::{
 };
 use ipnet::IpNet;
 
+use crate::admin;
 use crate::application;
 use crate::boot::ADMIN_LISTENER;
 use crate::config::{self, Config, Listener};
@@ -151,6 +152,7 @@ impl Sites {
             let handler = self.add_handler(handler);
             builder.dynamic(Route::new(path, path), GET, handler);
         }
+        builder.prepared(Route::new(admin::STATUS_PAGE, "/"), admin::status_page());
         self.sites.push(Arc::new(builder.build()?));
         Ok(self.sites.len() - 1)
     }
@@ -163,7 +165,8 @@ impl Sites {
 
 /// The names that stand in labels: of listeners and of routes, the admin's among them.
 pub(crate) fn label_names(config: &Config) -> Vec<String> {
-    let mut names: Vec<String> = ["/metrics", "/healthz", "/readyz"].map(String::from).to_vec();
+    let mut names: Vec<String> =
+        ["/metrics", "/healthz", "/readyz", admin::STATUS_PAGE].map(String::from).to_vec();
     names.extend(config.listeners.iter().map(|l| l.name.clone()));
     names.extend(config.prepared.iter().map(|r| r.name.clone()));
     names.extend(config.metrics.iter().map(|r| r.name.clone()));
