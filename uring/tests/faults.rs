@@ -11,6 +11,8 @@ use common::*;
 use ember_uring::{
     Chain, Completion, Driver, Errno, LinkForm, Op, Options, Outcome, Region, Then, Uring,
 };
+use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{setsockopt, sockopt};
 
 const FORMS: [LinkForm; 3] = [LinkForm::Linked, LinkForm::Unlinked, LinkForm::Multishot];
@@ -349,15 +351,13 @@ fn a_signal_only_ends_a_turn_early() {
     let (mut client, sock) = bench.connected();
     bench.driver.recv(sock).unwrap();
     // SAFETY: The handler does nothing, and no other test uses this signal.
-    unsafe { libc::signal(libc::SIGUSR1, ignore as *const () as libc::sighandler_t) };
-    // SAFETY: It names the calling thread.
-    let thread = unsafe { libc::pthread_self() } as usize;
+    unsafe { signal(Signal::SIGUSR1, SigHandler::Handler(ignore)) }.unwrap();
+    let thread = pthread_self();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopped = std::sync::Arc::clone(&stop);
     let signaller = std::thread::spawn(move || {
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            // SAFETY: The thread is joined by the test's own end, which comes after ours.
-            unsafe { libc::pthread_kill(thread as libc::pthread_t, libc::SIGUSR1) };
+            pthread_kill(thread, Signal::SIGUSR1).unwrap();
             std::thread::yield_now();
         }
     });

@@ -16,8 +16,7 @@ fn link(first: &str, then: &str) -> Link {
 
 #[test]
 fn replies_and_receives_are_linked() {
-    // SAFETY: The call takes nothing and gives a number.
-    let thread = unsafe { libc::gettid() } as u32;
+    let thread = nix::unistd::gettid().as_raw() as u32;
     let trace = Trace::of(thread);
     let mut bench = Bench::new(Uring::new(Options::default()).unwrap());
     let reply = bench.region.alloc_from(b"pong").unwrap();

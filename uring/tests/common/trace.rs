@@ -70,10 +70,7 @@ fn mount() -> io::Result<PathBuf> {
     let root = std::env::temp_dir().join(format!("ember-tracefs-{}", std::process::id()));
     fs::create_dir_all(&root)?;
     // A namespace of this thread's own, in which nothing spreads to the machine's.
-    // SAFETY: The call takes no memory; it changes the mounts that this thread sees.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     run(Command::new("mount").args(["--make-rprivate", "/"]))?;
     run(Command::new("mount").args(["-t", "tracefs", "none"]).arg(&root))?;
     Ok(root)
