@@ -83,35 +83,6 @@ pub struct Control {
     on_ready: Option<fn() -> io::Result<()>>,
 }
 
-/// How the config was last changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloads {
-    /// Whether the last attempt went well; the server's start counts.
-    pub last_ok: bool,
-    /// Unix time in seconds of the last one that did.
-    pub last_success_s: u64,
-}
-
-/// What only the supervisor knows of the server, for the metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerFacts {
-    /// The processes of the server: the supervisor and all workers.
-    pub pids: Vec<u32>,
-    /// How the config was last changed.
-    pub reloads: Reloads,
-}
-
-/// The latest [`ServerFacts`]; a clone sees the same.
-#[derive(Clone, Debug)]
-pub struct FactsView(Arc<Shared>);
-
-impl FactsView {
-    /// What the supervisor has told last.
-    pub fn latest(&self) -> ServerFacts {
-        self.0.lock().facts.clone()
-    }
-}
-
 /// One ring thread's place in its worker. Dropping it tells that the thread has ended; while
 /// the order is to serve, that fails the whole worker, so that it is started anew.
 #[derive(Debug)]
@@ -131,8 +102,7 @@ impl Control {
         on_ready: Option<fn() -> io::Result<()>>,
     ) -> io::Result<Self> {
         let news = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let mut state =
-            State { order: Order::Serve, sitting: Vec::new(), facts: ServerFacts::default() };
+        let mut state = State { order: Order::Serve, sitting: Vec::new() };
         state.sitting.resize_with(threads, Sitting::default);
         let shared = Shared { epoch: AtomicU32::new(0), state: Mutex::new(state), news };
         Ok(Self { link, shared: Arc::new(shared), on_ready })
@@ -141,11 +111,6 @@ impl Control {
     /// The seat of a thread, to be taken once each before [`Control::serve`].
     pub fn seat(&self, thread: usize) -> Seat {
         Seat { shared: Arc::clone(&self.shared), thread, seen: 0, order: Order::Serve }
-    }
-
-    /// What only the supervisor knows of the server.
-    pub fn facts(&self) -> FactsView {
-        FactsView(Arc::clone(&self.shared))
     }
 
     /// Passes the supervisor's orders on until every seat has been left. To be run on the
@@ -191,7 +156,6 @@ impl Control {
                     ));
                 }
                 Heard::Message(Command::Ping) => asked = Some(self.shared.wake(|_| {})),
-                Heard::Message(Command::Facts(facts)) => self.shared.lock().facts = facts,
                 Heard::Message(Command::Tell(tell)) => self.shared.obey(tell),
                 // The supervisor died without a word. Nobody holds the sockets open for a
                 // successor, so what is left is to end decently.
@@ -292,23 +256,15 @@ impl Drop for Seat {
     }
 }
 
-/// Gives every label value of this config its number. The numbers that exist stay: the pages
-/// hold them.
-pub fn intern_names(config: &Config, names: &mut Names) {
-    crate::worker::intern(names, config);
-}
-
 /// The name of the admin listener in metrics.
 pub const ADMIN_LISTENER: &str = "admin";
 
 /// What the supervisor tells a worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Command {
     /// Answer with [`Report::Alive`] when every thread has shown that it runs.
     Ping,
-    /// Show these from now on.
-    Facts(ServerFacts),
     /// Do this from now on.
     Tell(Tell),
 }
@@ -372,7 +328,6 @@ struct Shared {
 struct State {
     order: Order,
     sitting: Vec<Sitting>,
-    facts: ServerFacts,
 }
 
 #[derive(Debug, Default)]

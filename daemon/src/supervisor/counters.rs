@@ -4,18 +4,27 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ember_metrics::{CAPACITY_DEFAULT, Facts, Family, Key, Names, Page, Pages, families};
+use ember_metrics::{Board, CAPACITY_DEFAULT, Facts, Family, Key, Names, Page, Pages};
 use ember_sysctl::watch::Drift;
 use serde::{Deserialize, Serialize};
 
 use super::change::LEAVING_MAX;
-use crate::boot::Reloads;
+use super::log;
 
 /// Pages for so many generations: the one that serves, the one that is to, and those that leave.
 const GENERATIONS: usize = LEAVING_MAX + 2;
 
 /// The supervisor's own page.
 const OWN: usize = 0;
+
+/// How the config was last changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reloads {
+    /// Whether the last attempt went well; the server's start counts.
+    pub(crate) last_ok: bool,
+    /// Unix time in seconds of the last one that did.
+    last_success_s: u64,
+}
 
 /// The pages, and which of them nobody writes.
 #[derive(Debug)]
@@ -127,22 +136,22 @@ impl Counters {
         self.restarts.get(usize::from(worker)).copied().unwrap_or(0)
     }
 
-    /// How many connections each worker has, by its number; those of all generations together.
-    pub(crate) fn connections(&self) -> Vec<(String, f64)> {
-        let families = families(&self.pages, &self.names, &Facts::new());
-        let name = Family::ConnectionsActive.description().name;
-        let active = families.iter().filter(|family| family.name() == name);
-        let mut sums: Vec<(String, f64)> = Vec::new();
-        for metric in active.flat_map(|family| family.get_metric()) {
-            let label = metric.get_label().iter().find(|label| label.name() == "worker");
-            let Some(worker) = label.map(|label| label.value()) else { continue };
-            let value = metric.get_gauge().get_value();
-            match sums.iter_mut().find(|(known, _)| known == worker) {
-                Some((_, sum)) => *sum += value,
-                None => sums.push((worker.to_owned(), value)),
-            }
+    /// How many connections the writers of these pages have.
+    pub(crate) fn connections(&self, pages: &[usize]) -> i64 {
+        self.pages.sum(Family::ConnectionsActive, pages.iter().copied())
+    }
+
+    /// Lets whoever is asked for the metrics know what only the supervisor does.
+    pub(crate) fn post(&self, pids: Vec<u32>) {
+        let mut facts = Facts::new();
+        facts.build(env!("CARGO_PKG_VERSION"));
+        let Reloads { last_ok, last_success_s } = self.reloads;
+        facts.add(Family::ConfigLastReloadSuccess, &[], f64::from(u8::from(last_ok)));
+        facts.add(Family::ConfigLastReloadSuccessTimestamp, &[], last_success_s as f64);
+        let board = Board { names: self.names.clone(), pids, facts };
+        if let Err(error) = self.pages.post(&board) {
+            log::warning(format_args!("the metrics do not show what is new: {error}"));
         }
-        sums
     }
 
     /// Notes how a change of the config went.
@@ -190,13 +199,15 @@ mod tests {
             names.to_text()
         });
         second.count_restart(3);
-        let text = ember_metrics::render(&second.pages, &second.names, &Facts::new());
+        second.post(vec![std::process::id()]);
+        let text = ember_metrics::scrape(&second.pages, ember_metrics::Format::Text);
+        assert!(text.contains("emberd_config_last_reload_success 1\n"), "{text}");
         assert!(text.contains("emberd_worker_restarts_total{worker=\"3\"} 3\n"), "{text}");
         assert_eq!(second.take(2).unwrap(), first);
     }
 
     #[test]
-    fn connections_are_added_up_by_worker_and_die_with_it() {
+    fn connections_are_those_of_the_pages_and_go_with_their_writer() {
         let mut counters = Counters::new(2).unwrap();
         let web = counters.names.intern("web");
         let taken = counters.take(2).unwrap();
@@ -205,8 +216,8 @@ mod tests {
             let active = page.gauge(Key::connections_active(web, 1));
             page.set(active, 4);
         }
-        assert_eq!(counters.connections(), [("1".to_owned(), 8.0)]);
+        assert_eq!(counters.connections(&taken), 8);
         counters.reset_gauges(taken[0]);
-        assert_eq!(counters.connections(), [("1".to_owned(), 4.0)]);
+        assert_eq!(counters.connections(&taken), 4);
     }
 }

@@ -15,6 +15,9 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
+/// Where a server's state is unless it is told otherwise.
+pub const STATE_DIR: &str = "/run/emberd";
+
 /// File name of the socket in the state directory.
 const FILE_NAME: &str = "control.sock";
 
@@ -55,8 +58,15 @@ pub struct Reply {
 /// # Errors
 /// No server is there, this user may not ask it, or it ended without an answer.
 pub fn ask(state_dir: &Path, request: Request) -> io::Result<Reply> {
-    let path = state_dir.join(FILE_NAME);
-    let mut stream = UnixStream::connect(&path).map_err(|error| {
+    let mut path = state_dir.join(FILE_NAME);
+    let mut connected = UnixStream::connect(&path);
+    if connected.is_err()
+        && let Some(users_own) = users_own(state_dir)
+    {
+        path = users_own.join(FILE_NAME);
+        connected = UnixStream::connect(&path);
+    }
+    let mut stream = connected.map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 "; no emberd runs with that state directory (EMBERD_STATE_DIR chooses another)"
@@ -76,6 +86,12 @@ pub fn ask(state_dir: &Path, request: Request) -> io::Result<Reply> {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
     }
     Ok(serde_json::from_str(&answer)?)
+}
+
+/// Where an ordinary user's server keeps its state when nobody said where.
+fn users_own(state_dir: &Path) -> Option<PathBuf> {
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty())?;
+    (state_dir == Path::new(STATE_DIR)).then(|| Path::new(&runtime_dir).join("emberd"))
 }
 
 /// The supervisor's side.
@@ -102,8 +118,17 @@ struct Client {
 }
 
 impl Door {
-    /// Opens the socket in `state_dir`, which is made where it is missing.
+    /// Opens the socket in `state_dir`, which is made where it is missing; an ordinary user for
+    /// whom the usual place is out of reach gets a place of their own.
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
+        let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        match (Self::open_in(state_dir), users_own(state_dir)) {
+            (Err(error), Some(users_own)) if denied(&error) => Self::open_in(&users_own),
+            (opened, _) => opened,
+        }
+    }
+
+    fn open_in(state_dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(state_dir)?;
         let path = state_dir.join(FILE_NAME);
         if UnixStream::connect(&path).is_ok() {

@@ -210,7 +210,7 @@ impl Worker {
     /// Takes what the process has become of: gives how it ended, if it has.
     pub(crate) fn try_wait(&mut self) -> io::Result<Option<Ending>> {
         let State::Running(running) = &mut self.state else { return Ok(None) };
-        running.process.try_wait()
+        running.process.try_wait(running.linked)
     }
 
     /// Its process number, while it has one.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ember_affinity::WorkerPlan;
 
 use super::change::Kind;
+use super::generation::Generation;
 use super::log;
 use super::run::Supervisor;
 use super::settings::Settings;
@@ -28,6 +29,23 @@ impl Supervisor {
         let Some(generation) = self.generations.iter().find(|it| it.number == number) else {
             return;
         };
+        if kind != Kind::Reload {
+            self.tell_generation(generation);
+        }
+        let took = in_ms(began.elapsed());
+        let status = match kind {
+            Kind::Start => format!("ready in {took}"),
+            Kind::Reload => format!("reloaded in {took}: generation {number} serves"),
+            Kind::Upgrade => {
+                let version = env!("CARGO_PKG_VERSION");
+                format!("upgraded to version {version} in {took}: generation {number} serves")
+            }
+        };
+        log::info(&status);
+        self.systemd.ready(&status);
+    }
+
+    fn tell_generation(&self, generation: &Generation) {
         let settings = &generation.settings;
         log::info(format_args!("backend: {}", generation.backend));
         log::info(format_args!("placement: {}", placement(settings)));
@@ -42,20 +60,6 @@ impl Supervisor {
         for url in self.metrics_urls(settings) {
             log::info(format_args!("metrics at {url}"));
         }
-        let status = match kind {
-            Kind::Start => format!("ready in {}", in_ms(began.elapsed())),
-            Kind::Reload => {
-                format!("reloaded in {}: generation {number} serves", in_ms(began.elapsed()))
-            }
-            Kind::Upgrade => {
-                format!(
-                    "upgraded to version {}: generation {number} serves",
-                    env!("CARGO_PKG_VERSION")
-                )
-            }
-        };
-        log::info(&status);
-        self.systemd.ready(&status);
     }
 
     /// Where a listener is reached, as something to give to a client.

@@ -11,6 +11,7 @@ mod door;
 mod ending;
 mod generation;
 mod holder;
+mod limits;
 mod lines;
 pub(crate) mod link;
 mod log;
@@ -30,7 +31,7 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 pub use child::{Serve, main as worker_main};
-pub use door::{Reply, Request, ask};
+pub use door::{Reply, Request, STATE_DIR, ask};
 pub use spawn::SUBCOMMAND as WORKER_SUBCOMMAND;
 pub use status::render_status;
 
@@ -51,12 +52,17 @@ use upgrade::Role;
 const EXIT_CONFIG: u8 = 78;
 
 /// Runs the whole server until it is told to end.
-pub fn run(sources: Sources, serve: Serve) -> ExitCode {
+pub fn run(mut sources: Sources, serve: Serve) -> ExitCode {
+    // Between two programs, and no part of the config.
+    sources.environment.remove(upgrade::VARIABLE);
     let source = Source::new(sources);
-    match upgrade::role(|| source.load(&mut Names::new()).map(drop)) {
+    let role = upgrade::role(|| source.clone().read_before().load(&mut Names::new()).map(drop));
+    match role {
         Ok(Role::Probed) => ExitCode::SUCCESS,
         Ok(Role::First) => start(source, serve).unwrap_or_else(failed),
-        Ok(Role::Successor(legacy)) => succeed(source, serve, *legacy).unwrap_or_else(failed),
+        Ok(Role::Successor(legacy)) => {
+            succeed(source.read_before(), serve, *legacy).unwrap_or_else(failed)
+        }
         Err(error) => failed(error),
     }
 }
@@ -67,7 +73,7 @@ fn failed(error: io::Error) -> ExitCode {
 }
 
 /// The start of a server that has no predecessor.
-fn start(source: Source, serve: Serve) -> io::Result<ExitCode> {
+fn start(mut source: Source, serve: Serve) -> io::Result<ExitCode> {
     let mut change = Change::new(Kind::Start, Vec::new());
     let mut names = Names::new();
     let settings = match source.load(&mut names) {

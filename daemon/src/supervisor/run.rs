@@ -1,7 +1,7 @@
 //! The supervisor's loop: one thread, one poll, no timer but the earliest deadline.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use super::child::Serve;
 use super::counters::Counters;
 use super::door::{ClientId, Door, Reply, Request};
 use super::ending::Ending;
-use super::generation::{Generation, Reason, Stage, State};
+use super::generation::{Generation, Reason, Stage, State, Worker};
 use super::log;
 use super::settings::Source;
 use super::signals::{Asked, Signals};
 use super::sockets::Sockets;
 use super::spawn;
 use super::systemd::Systemd;
-use super::upgrade::Probe;
-use crate::boot::{Command, Report, ServerFacts};
+use super::upgrade::{Predecessor, Probe};
+use crate::boot::Report;
 use crate::tune::watch::Watcher;
 
 /// Everything that the supervisor holds.
@@ -30,7 +30,7 @@ pub(super) struct Supervisor {
     /// Where this program is in the file system, and its successor will be.
     pub(super) program: PathBuf,
     /// The program that this one took over from.
-    pub(super) predecessor: Option<OwnedFd>,
+    pub(super) predecessor: Option<Predecessor>,
     pub(super) sockets: Sockets,
     pub(super) counters: Counters,
     /// Oldest first. The last one is the one that serves, or is to serve next.
@@ -264,21 +264,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells every worker what only this process knows.
+    /// Lets the metrics show which processes there are and how the last change went.
     pub(super) fn share_facts(&self) {
         let workers = self.generations.iter().flat_map(|generation| &generation.workers);
-        let running = workers.filter_map(|worker| match &worker.state {
-            State::Running(running) => Some(running),
-            State::Waiting(_) | State::Gone => None,
-        });
-        let running: Vec<_> = running.collect();
         let mut pids = vec![std::process::id()];
-        pids.extend(running.iter().map(|running| running.process.pid()));
+        pids.extend(workers.filter_map(Worker::pid));
+        // A worker in this process is in the list already.
         pids.dedup();
-        let facts = Command::Facts(ServerFacts { pids, reloads: self.counters.reloads });
-        for running in running {
-            running.say(&facts);
-        }
+        self.counters.post(pids);
     }
 
     /// Lets go of generations of which nothing is left, and goes on with what waited for that.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use ember_affinity::plan::{self, NicPlace};
@@ -12,18 +13,19 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::{self, Confinement};
 use super::sockets::{Slot, Wanted};
-use super::{log, spawn};
-use crate::boot;
+use super::{limits, log, spawn};
 use crate::config::{self, Config, Sources};
-use crate::{application, tune, worker};
+use crate::{application, boot, tune, worker};
 
 /// How long a worker may take from its start to accepting.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a config comes from, each time that it is read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Source {
     sources: Sources,
+    /// Whether standard input, if that is the source, has been read.
+    read: bool,
 }
 
 /// All that a generation is started from.
@@ -61,7 +63,13 @@ pub(crate) struct Shared {
 impl Source {
     /// A source that is read anew by each [`Source::load`].
     pub(crate) fn new(sources: Sources) -> Self {
-        Self { sources }
+        Self { sources, read: false }
+    }
+
+    /// The same in a process whose predecessor has read it before.
+    pub(crate) fn read_before(mut self) -> Self {
+        self.read = true;
+        self
     }
 
     /// What it is called for people.
@@ -76,7 +84,13 @@ impl Source {
     ///
     /// # Errors
     /// The whole report of what is wrong, as a person wants to read it.
-    pub(crate) fn load(&self, names: &mut Names) -> Result<Settings, String> {
+    pub(crate) fn load(&mut self, names: &mut Names) -> Result<Settings, String> {
+        let again = std::mem::replace(&mut self.read, true);
+        if again && self.sources.file.as_deref() == Some(Path::new("-")) {
+            let why = "the config was read from standard input, which cannot be read again; \
+                       start with -c FILE to change it later";
+            return Err(why.to_owned());
+        }
         let loaded = config::load(&self.sources).map_err(|report| report.human(false))?;
         if loaded.warnings.warnings() > 0 {
             log::warning(loaded.warnings.human(false));
@@ -87,20 +101,24 @@ impl Source {
             config.prepared.clear();
         }
         worker::check(&config)?;
-        Settings::new(config, names)
+        let (settings, warnings) = Settings::new(config, names)?;
+        // What a reload cannot change has been said before.
+        for warning in warnings.iter().filter(|_| !again) {
+            log::warning(warning);
+        }
+        Ok(settings)
     }
 }
 
 impl Settings {
-    /// What a config means on this machine.
-    pub(crate) fn new(config: Config, names: &mut Names) -> Result<Self, String> {
+    /// What a config means on this machine, and what is to be said about that.
+    fn new(mut config: Config, names: &mut Names) -> Result<(Self, Vec<String>), String> {
         let (workers, steered) = place(&config)?;
-        let (user, warning) = confine::resolve(config.user.as_deref())?;
-        if let Some(warning) = warning {
-            log::warning(warning);
-        }
+        let (user, about_user) = confine::resolve(config.user.as_deref())?;
+        limits::make_room_for_locked_memory();
+        let about_room = limits::make_room_for_connections(&mut config);
         let confinement = Confinement { user, fence: config.workers.sandbox };
-        boot::intern_names(&config, names);
+        worker::intern(names, &config);
         for label in tune::labels(&config) {
             names.intern(&label);
         }
@@ -109,7 +127,8 @@ impl Settings {
             .map_err(io::Error::other)
             .and_then(|json| spawn::memory("emberd-config", &json))
             .map_err(|error| format!("cannot hand the config to the workers: {error}"))?;
-        Ok(Self::assemble(shared, memory))
+        let warnings = about_user.into_iter().chain(about_room).collect();
+        Ok((Self::assemble(shared, memory), warnings))
     }
 
     /// What a predecessor had made of its config.

@@ -138,8 +138,9 @@ pub(crate) fn read_memory(memory: &OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 impl Process {
-    /// How it ended, if it has.
-    pub(crate) fn try_wait(&mut self) -> io::Result<Option<Ending>> {
+    /// How it ended, if it has. A thread that has let go of its channel (`linked` tells) is in
+    /// its last moments, and is waited for.
+    pub(crate) fn try_wait(&mut self, linked: bool) -> io::Result<Option<Ending>> {
         match self {
             Self::Child(pid) => match waitpid(*pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => Ok(None),
@@ -149,7 +150,8 @@ impl Process {
                 Err(error) => Err(error.into()),
             },
             Self::Thread(handle) => {
-                let Some(finished) = handle.take_if(|handle| handle.is_finished()) else {
+                let Some(finished) = handle.take_if(|handle| !linked || handle.is_finished())
+                else {
                     return Ok(None);
                 };
                 Ok(Some(match finished.join() {

@@ -11,12 +11,8 @@ use super::run::Supervisor;
 impl Supervisor {
     /// Everything there is to know, as JSON.
     pub(super) fn status(&self, now: Instant) -> Value {
-        let connections = self.counters.connections();
-        let generations: Vec<Value> = self
-            .generations
-            .iter()
-            .map(|it| self.generation_status(it, &connections, now))
-            .collect();
+        let generations: Vec<Value> =
+            self.generations.iter().map(|it| self.generation_status(it, now)).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -46,20 +42,11 @@ impl Supervisor {
         latest.settings.wanted.iter().map(listener).collect()
     }
 
-    fn generation_status(
-        &self,
-        generation: &Generation,
-        connections: &[(String, f64)],
-        now: Instant,
-    ) -> Value {
+    fn generation_status(&self, generation: &Generation, now: Instant) -> Value {
         let stage = match generation.stage {
             Stage::Starting => "starting",
             Stage::Serving => "serving",
             Stage::Leaving => "leaving",
-        };
-        let open = |index: u16| {
-            let mine = connections.iter().find(|(worker, _)| *worker == index.to_string());
-            mine.map_or(0.0, |(_, count)| *count) as i64
         };
         let workers: Vec<Value> = generation
             .workers
@@ -75,7 +62,7 @@ impl Supervisor {
                     "node": plan.node,
                     "cpus": plan.cpus,
                     "restarts": self.counters.restarts(worker.index),
-                    "connections": open(worker.index),
+                    "connections": self.counters.connections(&worker.pages),
                 })
             })
             .collect();

@@ -9,13 +9,14 @@
 //! 3. The new program starts a generation of its own, as a reload does. When that fails, it
 //!    executes the old program in place, from the descriptor that it got, and all is as before.
 
-use std::ffi::{CString, OsString};
+use std::convert::Infallible;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,9 @@ struct HandOver {
     failed: Option<String>,
     /// Where the program is in the file system.
     program: PathBuf,
+    /// How the program that hands over was called, should it come to be called again.
+    arguments: Vec<Vec<u8>>,
+    environment: Vec<Vec<u8>>,
     running_ms: u64,
     last_number: u32,
     counters: Record,
@@ -109,6 +113,14 @@ struct RunningRecord {
     ready: bool,
     /// When a worker that leaves is killed.
     leaves_in_ms: Option<u64>,
+}
+
+/// The program that this one took over from, as it can be executed again.
+#[derive(Debug)]
+pub(super) struct Predecessor {
+    program: OwnedFd,
+    arguments: Vec<Vec<u8>>,
+    environment: Vec<Vec<u8>>,
 }
 
 /// What this process was started to do about a predecessor.
@@ -205,8 +217,7 @@ impl Supervisor {
             Ok(_) if self.ending.is_some() => "the server is draining".to_owned(),
             Ok(version) => {
                 log::info(format_args!("version {version} takes over"));
-                let program = self.program.clone();
-                let error = self.execute(&program, None, probe.clients.clone());
+                let error = self.execute(None, &probe.clients);
                 format!("cannot execute {}: {error}", self.program.display())
             }
             Err(why) => why,
@@ -217,13 +228,7 @@ impl Supervisor {
     /// The upgrade failed after this program had taken over: the old one is executed again.
     pub(super) fn go_back(&mut self, why: &str, clients: Vec<ClientId>) {
         log::error(format_args!("the upgrade failed, and the old program goes on: {why}"));
-        let error = match &self.predecessor {
-            Some(old) => {
-                let old = PathBuf::from(format!("/proc/self/fd/{}", old.as_raw_fd()));
-                self.execute(&old, Some(why), clients.clone())
-            }
-            None => io::ErrorKind::NotFound.into(),
-        };
+        let error = self.execute(Some(why), &clients);
         log::error(format_args!("the old program cannot be executed: {error}"));
         // What the old program started still serves: keeping it is the best that is left.
         self.upgrade_refused(why, clients);
@@ -268,45 +273,36 @@ impl Supervisor {
         Ok(Probe { process, link: ours, deadline: Instant::now() + PROBE_TIMEOUT, clients })
     }
 
-    /// Executes another program in place, with all that there is. Only comes back when that
-    /// fails, and then nothing has changed.
-    fn execute(
-        &mut self,
-        program: &Path,
-        failed: Option<&str>,
-        clients: Vec<ClientId>,
-    ) -> io::Error {
-        self.try_execute(program, failed, &clients)
-            .err()
-            .unwrap_or_else(|| io::Error::other("execve() came back without an error"))
+    /// Executes another program in place, with all that there is: the new one, or, because the
+    /// new one failed, the old one. Only comes back when that fails, and then nothing has
+    /// changed.
+    fn execute(&self, failed: Option<&str>, clients: &[ClientId]) -> io::Error {
+        match self.try_execute(failed, clients) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
     }
 
-    fn try_execute(
-        &self,
-        program: &Path,
-        failed: Option<&str>,
-        clients: &[ClientId],
-    ) -> io::Result<()> {
+    fn try_execute(&self, failed: Option<&str>, clients: &[ClientId]) -> io::Result<Infallible> {
+        let (program, arguments, mut environment) = match failed {
+            None => (self.program.clone(), own_arguments(), own_environment()),
+            Some(_) => {
+                let old = self.predecessor.as_ref().ok_or(io::ErrorKind::NotFound)?;
+                let program = format!("/proc/self/fd/{}", old.program.as_raw_fd()).into();
+                (program, old.arguments.clone(), old.environment.clone())
+            }
+        };
+        environment.push(format!("{VARIABLE}={TAKE}").into_bytes());
+        let program = CString::new(program.into_os_string().into_vec())?;
+        let (arguments, environment) = (c_strings(arguments)?, c_strings(environment)?);
         let (ours, theirs) = Link::pair()?;
         self.send_all(&ours, failed, clients)?;
-        let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        environment.retain(|(name, _)| name != VARIABLE);
-        environment.push((VARIABLE.into(), TAKE.into()));
-        let environment = environment.into_iter().map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            c_string(name)
-        });
-        let environment = environment.collect::<io::Result<Vec<CString>>>()?;
-        let arguments = std::env::args_os().map(c_string).collect::<io::Result<Vec<CString>>>()?;
-        let program = c_string(program.as_os_str().to_owned())?;
         // Not through Command::exec(), which empties the signal mask: a signal that comes before
         // the new program has taken them up has to wait, not to kill.
         rustix::stdio::dup2_stdin(&theirs)?;
-        drop(theirs);
-        let error = execve(&program, &arguments, &environment).err();
+        let executed = execve(&program, &arguments, &environment);
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-        Err(error.map_or_else(|| io::ErrorKind::Other.into(), io::Error::from))
+        Ok(executed?)
     }
 
     fn send_all(&self, link: &Link, failed: Option<&str>, clients: &[ClientId]) -> io::Result<()> {
@@ -320,6 +316,8 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             failed: failed.map(ToOwned::to_owned),
             program: self.program.clone(),
+            arguments: own_arguments(),
+            environment: own_environment(),
             running_ms: milliseconds(self.started, now),
             last_number: self.last_number,
             counters: self.counters.record(),
@@ -354,27 +352,28 @@ impl Legacy {
     /// Puts a supervisor's parts together again.
     pub(super) fn take_over(self, into: &mut Supervisor) -> Result<(), String> {
         let now = Instant::now();
-        let HandOver { door, sockets, generations, counters, .. } = self.hand_over;
+        let hand_over = self.hand_over;
         let mut descriptors = self.descriptors.into_iter().skip(1);
         let broken = || "descriptors are missing".to_owned();
         let program = descriptors.next().ok_or_else(broken)?;
         let pages = descriptors.next().ok_or_else(broken)?;
-        into.counters = Counters::take_over(counters, pages).map_err(|error| error.to_string())?;
-        into.door = door.and_then(|door| Door::take_over(door, &mut descriptors));
-        into.sockets = Sockets::take_over(sockets, &mut descriptors);
-        for record in generations {
+        into.counters =
+            Counters::take_over(hand_over.counters, pages).map_err(|error| error.to_string())?;
+        into.door = hand_over.door.and_then(|door| Door::take_over(door, &mut descriptors));
+        into.sockets = Sockets::take_over(hand_over.sockets, &mut descriptors);
+        for record in hand_over.generations {
             let shared = descriptors.next().ok_or_else(broken)?;
             let settings = Settings::from_shared(shared)?;
             into.generations.push(record.revive(settings, &mut descriptors, now));
         }
-        into.predecessor = Some(program);
-        into.program = self.hand_over.program;
-        into.last_number = self.hand_over.last_number;
-        into.started =
-            now.checked_sub(Duration::from_millis(self.hand_over.running_ms)).unwrap_or(now);
-        match self.hand_over.failed {
-            Some(why) => into.upgrade_refused(&why, self.hand_over.clients),
-            None => into.change = Some(Change::new(Kind::Upgrade, self.hand_over.clients)),
+        let (arguments, environment) = (hand_over.arguments, hand_over.environment);
+        into.predecessor = Some(Predecessor { program, arguments, environment });
+        into.program = hand_over.program;
+        into.last_number = hand_over.last_number;
+        into.started = now.checked_sub(Duration::from_millis(hand_over.running_ms)).unwrap_or(now);
+        match hand_over.failed {
+            Some(why) => into.upgrade_refused(&why, hand_over.clients),
+            None => into.change = Some(Change::new(Kind::Upgrade, hand_over.clients)),
         }
         Ok(())
     }
@@ -487,6 +486,17 @@ fn milliseconds(from: Instant, to: Instant) -> u64 {
     to.saturating_duration_since(from).as_millis().try_into().unwrap_or(u64::MAX)
 }
 
-fn c_string(text: OsString) -> io::Result<CString> {
-    Ok(CString::new(text.into_vec())?)
+fn own_arguments() -> Vec<Vec<u8>> {
+    std::env::args_os().map(OsStringExt::into_vec).collect()
+}
+
+fn own_environment() -> Vec<Vec<u8>> {
+    let variables = std::env::vars_os().filter(|(name, _)| name != VARIABLE);
+    let assigned =
+        variables.map(|(name, value)| [&name.into_vec()[..], b"=", &value.into_vec()].concat());
+    assigned.collect()
+}
+
+fn c_strings(texts: Vec<Vec<u8>>) -> io::Result<Vec<CString>> {
+    texts.into_iter().map(|text| Ok(CString::new(text)?)).collect()
 }

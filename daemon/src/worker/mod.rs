@@ -53,9 +53,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
     let backend = Arc::new(OnceLock::new());
     let scribe = Scribe::start(Subject {
         pages: Arc::clone(&pages),
-        names: Names::clone(&names),
         backend: Arc::clone(&backend),
-        facts: control.facts(),
     })?;
     for (index, boot) in boots.into_iter().enumerate() {
         let seat = control.seat(index);

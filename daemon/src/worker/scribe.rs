@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use ember_http::Request;
-use ember_metrics::{Facts, Format, Names, Pages};
-
-use crate::boot::FactsView;
+use ember_metrics::{Facts, Format, Pages};
 
 /// Scrapes that may wait; one more is answered with 503.
 const JOBS_MAX: usize = 64;
@@ -40,14 +38,10 @@ pub(crate) struct Scrape {
 
 /// What the scribe needs to know of the server.
 pub(crate) struct Subject {
-    /// The counter pages of all workers.
+    /// The counter pages of all workers, and what the supervisor tells of the server.
     pub(crate) pages: Arc<Pages>,
-    /// The label values in them.
-    pub(crate) names: Names,
     /// The driver's name, and why it is that one.
     pub(crate) backend: Arc<OnceLock<(String, String)>>,
-    /// What the supervisor tells of the server.
-    pub(crate) facts: FactsView,
 }
 
 type Job = (Ticket, Format, Arc<Mailbox>);
@@ -106,12 +100,10 @@ pub(crate) fn wanted_format(request: &Request<'_>) -> Format {
 fn serve(subject: &Subject, queue: &Receiver<Job>) {
     while let Ok((ticket, format, mailbox)) = queue.recv() {
         let mut facts = Facts::new();
-        facts.build(env!("CARGO_PKG_VERSION"));
         if let Some((backend, reason)) = subject.backend.get() {
             facts.backend(backend, reason);
         }
-        facts.processes(&subject.facts.latest().pids);
-        let text = format.render(&subject.pages, &subject.names, &facts).into_bytes();
+        let text = ember_metrics::scrape_with(&subject.pages, format, &facts).into_bytes();
         mailbox.put(Scrape { ticket, format, text });
     }
 }
