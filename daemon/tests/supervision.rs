@@ -7,8 +7,9 @@ use std::thread;
 
 use common::{Client, Load, Server, wait_until};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-/// A second, to see a hanging worker soon; the drain long enough never to matter.
+/// The drain is long enough never to matter.
 const CONFIG: &str = "workers = { threads = 2 }\nlimits = { drain_timeout = \"60s\" }";
 
 #[test]
@@ -55,6 +56,7 @@ fn connections_that_wait_are_served_by_the_next_worker() {
     let server = Server::start(CONFIG);
     let worker = server.workers()[0];
     kill(worker, Signal::SIGSTOP).unwrap();
+    wait_until("all of its threads have stopped", || all_stopped(worker).then_some(()));
     let mut waiting: Vec<Client> = (0..20).map(|_| Client::new(server.address)).collect();
     for client in &mut waiting {
         client.send("/hello").unwrap();
@@ -63,6 +65,14 @@ fn connections_that_wait_are_served_by_the_next_worker() {
     for client in &mut waiting {
         assert_eq!(client.receive().unwrap().status, 200);
     }
+}
+
+fn all_stopped(worker: Pid) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{worker}/task")).unwrap();
+    tasks.flatten().all(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        status.contains("State:\tT")
+    })
 }
 
 #[test]
@@ -155,8 +165,6 @@ fn requests_under_way_are_answered_before_the_server_ends() {
     assert!(!idle.get("/hello").unwrap().close);
     let mut under_way = Client::new(server.address);
     std::io::Write::write_all(&mut under_way.0, b"GET /hello HTTP/1.1\r\n").unwrap();
-    // The first reply shows that the server has seen what came before it on another connection
-    // of the same thread; with two threads, one on each tells nothing, so ask on this one.
     server.signal(Signal::SIGTERM);
     server.wait_for_line("draining, asked by SIGTERM");
     wait_until("nothing is accepted any more", || Client::try_new(server.address).err());

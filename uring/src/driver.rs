@@ -245,6 +245,14 @@ pub trait Driver {
     /// Accepts again after [`Driver::pause`] or [`Completion::AcceptPaused`].
     fn resume(&mut self, listener: ListenerId);
 
+    /// Stops accepting for good, and closes the listening socket when nothing of it is in flight
+    /// any more. Connections that were taken are still reported until [`Driver::is_listening`]
+    /// says that this has come.
+    fn leave(&mut self, listener: ListenerId);
+
+    /// Whether a listening socket is still open here.
+    fn is_listening(&self) -> bool;
+
     /// Asks for bytes. One at a time on a socket.
     ///
     /// # Errors

@@ -359,6 +359,20 @@ fn accepting_pauses_and_resumes<W: World>(mut bench: Bench<W>) {
     assert!(matches!(bench.next(), Completion::Accepted { .. }));
 }
 
+fn a_listener_is_left_with_what_it_had_taken<W: World>(mut bench: Bench<W>) {
+    let listener = bench.listener;
+    let _waiting: Vec<_> = (0..3).map(|_| bench.world.connect(listener)).collect();
+    assert!(bench.driver().is_listening());
+    bench.driver().leave(listener);
+    for _ in 0..3 {
+        assert!(matches!(bench.next(), Completion::Accepted { .. }));
+    }
+    bench.nothing_more();
+    assert!(!bench.driver().is_listening());
+    bench.driver().resume(listener);
+    bench.nothing_more();
+}
+
 fn a_full_table_pauses_accepting<W: World>(mut bench: Bench<W>) {
     let mut clients: Vec<_> = (0..64).map(|_| bench.connected()).collect();
     let Completion::AcceptPaused { listener, error } = bench.next() else { panic!() };
@@ -533,6 +547,7 @@ suite! {
     a_reset_is_a_failure_or_an_end
     another_thread_wakes_a_waiting_turn
     accepting_pauses_and_resumes
+    a_listener_is_left_with_what_it_had_taken
     a_full_table_pauses_accepting
     receives_wait_for_buffers
     an_armed_reply_goes_out_with_the_first_byte

@@ -280,7 +280,10 @@ impl<D: Driver> Thread<D> {
     fn finished(&self) -> bool {
         match self.order {
             Order::Serve | Order::Unready => false,
-            Order::Drain { deadline, .. } => self.open == 0 || self.now >= deadline,
+            // Connections that were accepted meanwhile may still be reported.
+            Order::Drain { deadline, .. } => {
+                self.open == 0 && !self.driver.is_listening() || self.now >= deadline
+            }
             Order::Stop => true,
         }
     }
@@ -716,7 +719,7 @@ impl<D: Driver> Thread<D> {
             self.order = order;
             if began && matches!(order, Order::Drain { .. } | Order::Stop) {
                 for (listener, _) in &self.listeners {
-                    self.driver.pause(*listener);
+                    self.driver.leave(*listener);
                 }
             }
         }

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 /// How long anything may take before a test fails: far more than it needs on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The routes that every server here has.
 const ROUTES: &str = r#"
@@ -30,10 +30,10 @@ path = "/metrics"
 "#;
 
 /// A server that was started, and ends with this value.
-pub struct Server {
-    pub child: Child,
-    pub folder: tempfile::TempDir,
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
     log: Arc<Log>,
 }
 
@@ -45,12 +45,16 @@ struct Log {
 
 impl Server {
     /// A server with this config on a port of its own, ready.
-    pub fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         Self::start_program(Path::new(env!("CARGO_BIN_EXE_emberd")), config, &[])
     }
 
     /// The same with another program and environment.
-    pub fn start_program(program: &Path, config: &str, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_program(
+        program: &Path,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut server = Self::launch(Command::new(program), config, environment);
         server.address = server.address_of("web");
         server.wait_for_line("ready in");
@@ -58,7 +62,7 @@ impl Server {
     }
 
     /// Starts without waiting for anything.
-    pub fn launch(mut command: Command, config: &str, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn launch(mut command: Command, config: &str, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write_config(folder.path(), config);
         command.arg("-c").arg(folder.path().join("emberd.toml"));
@@ -78,29 +82,29 @@ impl Server {
         url["http://".len()..].parse().unwrap()
     }
 
-    pub fn wait_for_line(&self, part: &str) -> String {
+    pub(crate) fn wait_for_line(&self, part: &str) -> String {
         self.log.wait_for(|line| line.contains(part))
     }
 
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.log.lines.lock().unwrap().0.clone()
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
     /// Writes another config for the next reload.
-    pub fn write_config(&self, config: &str) {
+    pub(crate) fn write_config(&self, config: &str) {
         write_config(self.folder.path(), config);
     }
 
     /// Runs `emberd` with these arguments against this server.
-    pub fn ask(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_emberd"))
             .args(arguments)
             .env("EMBERD_STATE_DIR", self.folder.path().join("state"))
@@ -109,19 +113,19 @@ impl Server {
     }
 
     /// The same where it has to go well.
-    pub fn ask_well(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ask_well(&self, arguments: &[&str]) -> String {
         let output = self.ask(arguments);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{arguments:?}: {text}\nserver: {:#?}", self.lines());
         String::from_utf8(output.stdout).unwrap()
     }
 
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.ask_well(&["status", "--json"])).unwrap()
     }
 
     /// The workers of the generation that came last.
-    pub fn workers(&self) -> Vec<Pid> {
+    pub(crate) fn workers(&self) -> Vec<Pid> {
         let status = self.status();
         let last = status["generations"].as_array().unwrap().last().unwrap().clone();
         let pids = last["workers"].as_array().unwrap().iter().filter_map(|it| it["pid"].as_i64());
@@ -129,7 +133,7 @@ impl Server {
     }
 
     /// Waits until another worker is ready in the place of `old`.
-    pub fn wait_for_successor(&self, old: Pid) -> Pid {
+    pub(crate) fn wait_for_successor(&self, old: Pid) -> Pid {
         let ready = || {
             let status = self.status();
             let worker = &status["generations"].as_array()?.last()?["workers"][0];
@@ -140,14 +144,14 @@ impl Server {
     }
 
     /// One sample of `/metrics`.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let reply = Client::new(self.address).get("/metrics").unwrap();
         let sample = reply.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         sample.unwrap_or_else(|| panic!("no {name} in {}", reply.body)).parse().unwrap()
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         wait_until("the server has ended", || self.child.try_wait().unwrap())
     }
 }
@@ -203,7 +207,7 @@ impl Log {
 }
 
 /// Asks again and again, for what cannot be waited for otherwise.
-pub fn wait_until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = check() {
@@ -216,39 +220,39 @@ pub fn wait_until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 
 /// What came back.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-    pub close: bool,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+    pub(crate) close: bool,
 }
 
 /// One connection.
-pub struct Client(pub TcpStream);
+pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
-    pub fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         Self::try_new(address).unwrap()
     }
 
-    pub fn try_new(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn try_new(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Self(stream))
     }
 
-    pub fn get(&mut self, path: &str) -> io::Result<Reply> {
+    pub(crate) fn get(&mut self, path: &str) -> io::Result<Reply> {
         self.send(path)?;
         self.receive()
     }
 
-    pub fn send(&mut self, path: &str) -> io::Result<()> {
+    pub(crate) fn send(&mut self, path: &str) -> io::Result<()> {
         self.0.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
     }
 
     /// A whole reply of known length.
-    pub fn receive(&mut self) -> io::Result<Reply> {
+    pub(crate) fn receive(&mut self) -> io::Result<Reply> {
         let mut bytes = Vec::new();
         let head_end = loop {
             if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -288,24 +292,24 @@ impl Client {
     }
 
     /// Whether the server closes this connection without another byte.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         matches!(self.0.read(&mut [0; 1]), Ok(0))
     }
 }
 
 /// What the clients of a load saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Requests that were answered.
-    pub answered: u64,
+    pub(crate) answered: u64,
     /// Requests that were not, or wrongly, and how.
-    pub lost: Vec<String>,
+    pub(crate) lost: Vec<String>,
     /// How many connections it took.
-    pub connections: u64,
+    pub(crate) connections: u64,
 }
 
 /// Clients that ask without a pause until they are told to stop.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Tally>>,
 }
@@ -313,7 +317,7 @@ pub struct Load {
 impl Load {
     /// So many clients that open a connection for every request, and so many that keep theirs as
     /// long as the server lets them.
-    pub fn start(address: SocketAddr, new: usize, kept: usize) -> Self {
+    pub(crate) fn start(address: SocketAddr, new: usize, kept: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |keep: bool| {
             let stop = Arc::clone(&stop);
@@ -325,7 +329,7 @@ impl Load {
     }
 
     /// Ends it and adds up.
-    pub fn finish(self) -> Tally {
+    pub(crate) fn finish(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let mut sum = Tally::default();
         for client in self.clients {
@@ -367,7 +371,7 @@ fn run_client(address: SocketAddr, keep: bool, stop: &AtomicBool) -> Tally {
 }
 
 /// A copy of the program that a test may replace.
-pub fn copy_of_program(folder: &Path) -> PathBuf {
+pub(crate) fn copy_of_program(folder: &Path) -> PathBuf {
     let program = folder.join("emberd");
     fs::copy(env!("CARGO_BIN_EXE_emberd"), &program).unwrap();
     program

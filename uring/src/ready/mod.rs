@@ -104,7 +104,8 @@ pub struct Ready<S: System> {
 }
 
 struct Listener<L> {
-    handle: L,
+    /// None once it has been left.
+    handle: Option<L>,
     paused: bool,
 }
 
@@ -342,10 +343,8 @@ impl<S: System> Ready<S> {
     fn accept_from(&mut self, listener: u32, out: &mut Vec<Completion>) {
         for _ in 0..ACCEPTS_MAX {
             let entry = &self.listeners[listener as usize];
-            if entry.paused {
-                return;
-            }
-            let taken = self.system.accept(&entry.handle);
+            let Some(handle) = entry.handle.as_ref().filter(|_| !entry.paused) else { return };
+            let taken = self.system.accept(handle);
             match taken.and_then(|handle| self.open(handle)) {
                 Ok(sock) => {
                     self.count(Op::Accept, Outcome::Ok);
@@ -434,14 +433,29 @@ impl<S: System> Driver for Ready<S> {
     fn accept(&mut self, listener: OwnedFd) -> io::Result<ListenerId> {
         let id = self.listeners.len() as u32;
         let handle = self.system.listen(listener, id)?;
-        self.listeners.push(Listener { handle, paused: false });
+        self.listeners.push(Listener { handle: Some(handle), paused: false });
         Ok(ListenerId(id))
     }
 
     fn pause(&mut self, listener: ListenerId) {
         let entry = &mut self.listeners[listener.index()];
         entry.paused = true;
-        self.system.watch(&entry.handle, listener.0, false);
+        if let Some(handle) = &entry.handle {
+            self.system.watch(handle, listener.0, false);
+        }
+    }
+
+    fn leave(&mut self, listener: ListenerId) {
+        // What waits has been accepted as far as its clients can tell.
+        let mut last = std::mem::take(&mut self.ready);
+        self.accept_from(listener.0, &mut last);
+        self.ready = last;
+        self.pause(listener);
+        self.listeners[listener.index()].handle = None;
+    }
+
+    fn is_listening(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.handle.is_some())
     }
 
     fn resume(&mut self, listener: ListenerId) {
@@ -451,8 +465,9 @@ impl<S: System> Driver for Ready<S> {
             return;
         }
         let entry = &mut self.listeners[listener.index()];
+        let Some(handle) = &entry.handle else { return };
         entry.paused = false;
-        self.system.watch(&entry.handle, listener.0, true);
+        self.system.watch(handle, listener.0, true);
     }
 
     fn recv(&mut self, sock: Sock) -> Result<(), Full<()>> {

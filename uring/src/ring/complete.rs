@@ -4,7 +4,7 @@ use io_uring::cqueue;
 
 use super::socket::Flags;
 use super::token::Token;
-use super::{HELD_END, Held, Stalled, Uring, WakeRead};
+use super::{HELD_END, Held, Stalled, Uring, WakeRead, has_connection};
 use crate::{Buffer, Chain, Completion, Errno, ListenerId, Op, Outcome, Then};
 
 /// The result of a zero-copy notification says so when the kernel had to copy.
@@ -230,7 +230,8 @@ impl Uring {
 
     fn on_accept(&mut self, listener: u32, result: i32, flags: u32, out: &mut Vec<Completion>) {
         self.count(Op::Accept, result);
-        if !cqueue::more(flags) {
+        let ended = !cqueue::more(flags);
+        if ended {
             self.listeners[listener as usize].armed = false;
         }
         let id = ListenerId(listener);
@@ -250,8 +251,31 @@ impl Uring {
                 *paused = true;
                 out.push(Completion::AcceptPaused { listener: id, error });
             }
+            if exhausted.contains(&error) && self.listeners[listener as usize].leaving {
+                self.listeners[listener as usize].fd = None;
+            }
         }
-        self.arm_accept(listener);
+        if ended && self.listeners[listener as usize].leaving {
+            self.finish_leaving(listener);
+        } else {
+            self.arm_accept(listener);
+        }
+    }
+
+    /// An accept of a listener that is left has ended. The kernel wakes one waiter for each
+    /// connection, and it may have been this accept, after it was cancelled: then the connection
+    /// waits, and no other process that shares the socket knows. So as long as any waits, it is
+    /// accepted once more; the first try of that needs no waking.
+    #[cold]
+    pub(super) fn finish_leaving(&mut self, listener: u32) {
+        let entry = &mut self.listeners[listener as usize];
+        if entry.fd.as_ref().is_some_and(has_connection) {
+            entry.paused = false;
+            self.arm_accept(listener);
+            self.pause_accept(listener);
+        } else {
+            entry.fd = None;
+        }
     }
 
     /// The next connection would be taken from the backlog only to be dropped.

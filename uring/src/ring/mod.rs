@@ -22,11 +22,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::cqueue;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
 use slab::Slab;
 
@@ -80,9 +81,11 @@ pub struct Uring {
 }
 
 struct Listener {
-    fd: OwnedFd,
+    /// None once it has been left.
+    fd: Option<OwnedFd>,
     armed: bool,
     paused: bool,
+    leaving: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -222,7 +225,15 @@ impl Uring {
                         self.settle(sock.slot);
                     }
                 }
-                Some(Stalled::Listener(listener)) => self.arm_accept(listener),
+                Some(Stalled::Listener(listener)) => {
+                    let entry = &self.listeners[listener as usize];
+                    match (entry.paused, entry.armed) {
+                        (false, _) => self.arm_accept(listener),
+                        (true, true) => self.pause_accept(listener),
+                        (true, false) if entry.leaving => self.finish_leaving(listener),
+                        (true, false) => {}
+                    }
+                }
                 Some(Stalled::Wake) => self.arm_wake(),
                 None => break,
             }
@@ -249,8 +260,9 @@ impl Uring {
             self.stalled.push_back(Stalled::Listener(listener));
             return;
         }
+        let Some(fd) = &entry.fd else { return };
         entry.armed = true;
-        let sqe = Sqe::accept(entry.fd.as_raw_fd(), self.options.direct);
+        let sqe = Sqe::accept(fd.as_raw_fd(), self.options.direct);
         let token = Token { op: Op::Accept, generation: 0, slot: listener };
         self.ring.push(&sqe.user_data(token.encode()));
     }
@@ -258,7 +270,12 @@ impl Uring {
     fn pause_accept(&mut self, listener: u32) {
         let entry = &mut self.listeners[listener as usize];
         entry.paused = true;
-        if entry.armed && self.ring.reserve(1) {
+        if !entry.armed {
+            return;
+        }
+        if !self.ring.reserve(1) {
+            self.stalled.push_back(Stalled::Listener(listener));
+        } else {
             let accept = Token { op: Op::Accept, generation: 0, slot: listener };
             let token = Token { op: Op::Cancel, generation: 0, slot: u32::MAX };
             self.ring.push(&Sqe::cancel(accept.encode()).user_data(token.encode()));
@@ -271,7 +288,12 @@ impl Driver for Uring {
         // The ring would not wait on a non-blocking listener, but complete with EAGAIN.
         set_blocking(&listener)?;
         let id = self.listeners.len() as u32;
-        self.listeners.push(Listener { fd: listener, armed: false, paused: false });
+        self.listeners.push(Listener {
+            fd: Some(listener),
+            armed: false,
+            paused: false,
+            leaving: false,
+        });
         self.arm_accept(id);
         Ok(ListenerId(id))
     }
@@ -280,7 +302,25 @@ impl Driver for Uring {
         self.pause_accept(listener.0);
     }
 
+    fn leave(&mut self, listener: ListenerId) {
+        let entry = &mut self.listeners[listener.index()];
+        entry.leaving = true;
+        if entry.armed {
+            self.pause_accept(listener.0);
+        } else {
+            entry.paused = true;
+            entry.fd = None;
+        }
+    }
+
+    fn is_listening(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.fd.is_some())
+    }
+
     fn resume(&mut self, listener: ListenerId) {
+        if self.listeners[listener.index()].leaving {
+            return;
+        }
         if self.live >= self.sockets_max {
             let error = Errno::ENFILE;
             self.ready.push(Completion::AcceptPaused { listener, error });
@@ -419,6 +459,12 @@ impl Driver for Uring {
     fn info(&self) -> Info {
         Info { backend: "io_uring", features: self.features.clone(), sockets_max: self.sockets_max }
     }
+}
+
+/// Whether a connection waits to be accepted.
+fn has_connection(listener: &OwnedFd) -> bool {
+    let mut sources = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut sources, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
