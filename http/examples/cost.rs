@@ -16,18 +16,33 @@ const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
 const DYNAMIC: &[u8] = b"GET /dynamic HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: */*\r\n\r\n";
 const MISSING: &[u8] = b"GET /missing HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: */*\r\n\r\n";
 const MALFORMED: &[u8] = b"GET /hello HTTP/1.1\r\nHost : 127.0.0.1:8080\r\n\r\n";
+/// What a browser sends: 466 bytes.
+const BROWSER: &[u8] = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nConnection: keep-alive\r\n\
+    Cache-Control: max-age=0\r\nUpgrade-Insecure-Requests: 1\r\nUser-Agent: Mozilla/5.0 (X11; Linux \
+    x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36\r\nAccept: \
+    text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
+    Sec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n\r\n";
 /// Requests in one receive of the pipelined case.
 const DEPTH: u64 = 16;
 
 /// The name of a case and what handles so many of its requests.
 type Case = (&'static str, fn(&mut Bench, u64));
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 8] = [
     ("prepared", |bench, count| bench.repeat(HELLO, count)),
     ("prepared-pipelined", |bench, count| {
         bench.repeat(&HELLO.repeat(DEPTH as usize), count / DEPTH);
     }),
+    ("prepared-browser", |bench, count| bench.repeat(BROWSER, count)),
     ("prepared-new-head", Bench::new_heads),
+    // A new connection has no hint of what the memo holds: its first head is parsed whole.
+    ("prepared-browser-parsed", |bench, count| {
+        for _ in 0..count {
+            bench.conn = Conn::new(0);
+            bench.receive(black_box(BROWSER));
+        }
+    }),
     ("dynamic", |bench, count| bench.repeat(DYNAMIC, count)),
     ("not-found", |bench, count| bench.repeat(MISSING, count)),
     ("malformed", |bench, count| {

@@ -62,6 +62,9 @@ const fn class_of(byte: u8) -> u8 {
     class
 }
 
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
 /// Whether every byte is of the class.
 pub(crate) fn all(bytes: &[u8], class: u8) -> bool {
     bytes.iter().all(|&byte| CLASS[byte as usize] & class != 0)
@@ -71,8 +74,6 @@ pub(crate) fn all(bytes: &[u8], class: u8) -> bool {
 /// control character but HTAB (RFC 9110 section 5.5). Eight bytes a step.
 #[inline]
 pub(crate) fn find_control(bytes: &[u8], mut at: usize) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
     while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let word = u64::from_le_bytes(*eight);
         let below_space = word.wrapping_sub(ONES * 0x20) & !word;
@@ -97,6 +98,33 @@ pub(crate) fn find_control(bytes: &[u8], mut at: usize) -> Option<usize> {
         at += 1;
     }
     None
+}
+
+/// Where the first byte lies that is no token's. Eight letters and hyphens a step, which is what
+/// field names are made of.
+#[inline]
+pub(crate) fn find_token_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        if let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+            let word = u64::from_le_bytes(*eight);
+            // Sums of seven-bit numbers do not carry from byte to byte.
+            let lower = (word | (ONES * 0x20)) & !HIGHS;
+            let from_a = lower + ONES * u64::from(0x80 - b'a');
+            let past_z = lower + ONES * u64::from(0x7f - b'z');
+            let not_hyphen = ((word ^ (ONES * u64::from(b'-'))) & !HIGHS) + ONES * 0x7f;
+            let common = ((from_a & !past_z) | !not_hyphen) & !word & HIGHS;
+            if common == HIGHS {
+                at += 8;
+                continue;
+            }
+            at += (common ^ HIGHS).trailing_zeros() as usize / 8;
+        }
+        let byte = *bytes.get(at)?;
+        if CLASS[byte as usize] & TOKEN == 0 {
+            return Some(at);
+        }
+        at += 1;
+    }
 }
 
 /// A control character other than HTAB.
@@ -143,6 +171,25 @@ mod tests {
         }
         assert_eq!(find_control(b"abcdefghij\tk", 0), None);
         assert_eq!(find_control(b"", 3), None);
+    }
+
+    #[test]
+    fn find_token_end_is_a_search_byte_by_byte() {
+        for byte in 0..=255u8 {
+            for at in 0..20 {
+                for fill in *b"azAZ-_09~" {
+                    let mut bytes = [fill; 24];
+                    bytes[at] = byte;
+                    bytes[23] = b':';
+                    for from in 0..3 {
+                        let expected = (from..24).find(|&place| !all(&bytes[place..=place], TOKEN));
+                        assert_eq!(find_token_end(&bytes, from), expected, "{byte} at {at}");
+                    }
+                }
+            }
+        }
+        assert_eq!(find_token_end(b"Content-Length", 0), None);
+        assert_eq!(find_token_end(b"", 0), None);
     }
 
     #[test]

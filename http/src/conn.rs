@@ -235,12 +235,33 @@ impl Conn {
         memo: &'c mut Memo,
         input: &mut Input<'i>,
     ) -> Event<'c> {
-        memo.attach(site);
-        let now_ms = input.now_ms;
+        if self.carry.is_none() && self.core.state == State::Ready {
+            let bytes = input.bytes;
+            if bytes.is_empty() && self.core.flags & EOF == 0 {
+                return Event::More;
+            }
+            if let Some((hit, count, head_len)) =
+                self.core.remembered(site, memo, bytes, input.now_ms)
+            {
+                input.bytes = &bytes[head_len * count as usize..];
+                let (Hit { variant, method }, head) = (hit, &bytes[..head_len]);
+                return Event::Prepared { variant, count, after: After::Open, method, head };
+            }
+        }
+        self.next_slowly(site, memo, input)
+    }
+
+    #[inline(never)]
+    fn next_slowly<'c, 'i: 'c>(
+        &'c mut self,
+        site: &'c Site,
+        memo: &'c mut Memo,
+        input: &mut Input<'i>,
+    ) -> Event<'c> {
         if self.carry.is_some() {
             return self.next_of_carry(site, memo, input);
         }
-        let bytes = input.bytes;
+        let (bytes, now_ms) = (input.bytes, input.now_ms);
         let (step, used) = self.core.step(site, memo, bytes, now_ms);
         input.bytes = &bytes[used..];
         if matches!(step, Step::Again) {
@@ -458,11 +479,22 @@ impl Core {
     fn step(&mut self, site: &Site, memo: &mut Memo, bytes: &[u8], now_ms: u64) -> (Step, usize) {
         if self.state == State::Ready && !bytes.is_empty() {
             // The last request of a connection says so, and is not remembered.
-            let limit = self.requests_to_come(&site.limits, now_ms);
-            if let Some(hit) = self.remembered(memo, bytes, limit, now_ms) {
-                return hit;
+            if let Some((hit, count, head_len)) = self.remembered(site, memo, bytes, now_ms) {
+                let step = Step::Prepared { hit, count, after: After::Open, head_len };
+                return (step, head_len * count as usize);
             }
-            return self.head(site, memo, bytes, limit == 0, now_ms);
+            if self.hint != NO_HINT
+                && let Some(place) = Memo::place(bytes)
+                && place != self.hint
+            {
+                self.hint = place;
+                if let Some((hit, count, head_len)) = self.remembered(site, memo, bytes, now_ms) {
+                    let step = Step::Prepared { hit, count, after: After::Open, head_len };
+                    return (step, head_len * count as usize);
+                }
+            }
+            let last = self.requests_to_come(&site.limits, now_ms) == 0;
+            return self.head(site, memo, bytes, last, now_ms);
         }
         self.other_step(site, bytes, now_ms)
     }
@@ -481,24 +513,20 @@ impl Core {
     #[inline]
     fn remembered(
         &mut self,
+        site: &Site,
         memo: &Memo,
         bytes: &[u8],
-        limit: u32,
         now_ms: u64,
-    ) -> Option<(Step, usize)> {
+    ) -> Option<(Hit, u32, usize)> {
         if self.hint == NO_HINT {
             return None;
         }
-        let run = memo.run(self.hint, bytes, limit).or_else(|| {
-            self.hint = Memo::place(bytes)?;
-            memo.run(self.hint, bytes, limit)
-        });
-        let (hit, count, head_len) = run?;
+        let limit = self.requests_to_come(&site.limits, now_ms);
+        let (hit, count, head_len) = memo.run(site, self.hint, bytes, limit)?;
         self.served += count;
         self.flags &= LASTING;
         self.pace = Pace::new(now_ms);
-        let step = Step::Prepared { hit, count, after: After::Open, head_len };
-        Some((step, head_len * count as usize))
+        Some((hit, count, head_len))
     }
 
     #[inline(never)]
@@ -579,7 +607,7 @@ impl Core {
                     && facts.body == BodyKind::None
                     && version == Version::Http11
                 {
-                    self.hint = memo.insert(bytes, hit).unwrap_or(NO_HINT);
+                    self.hint = memo.insert(site, bytes, hit).unwrap_or(NO_HINT);
                 }
                 Ok(Step::Prepared { hit, count: 1, after, head_len: bytes.len() })
             }

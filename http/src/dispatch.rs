@@ -75,6 +75,12 @@ fn keep_alive(head: &Head, bytes: &[u8]) -> bool {
     if !head.has(Known::Connection) {
         return keep;
     }
+    if let Some(value) = head.first(bytes, Known::Connection)
+        && !head.is_repeated(Known::Connection)
+        && value.eq_ignore_ascii_case(b"keep-alive")
+    {
+        return true; // what browsers send
+    }
     for option in head.values(bytes, Known::Connection).flat_map(elements) {
         if option.eq_ignore_ascii_case(b"close") {
             return false;
@@ -135,7 +141,7 @@ impl Routing<'_> {
             std::str::from_utf8(target.path).map_err(|_| Reason::Path)?
         };
         let path_in_scratch = path.as_ptr() != target.path.as_ptr();
-        let host = self.host(&target);
+        let host = if self.site.has_hosts() { self.host(&target) } else { &[] };
         match self.site.find(method, host, path, params) {
             Lookup::Route(route) => Ok(self.found(RouteId(route), path_in_scratch)),
             Lookup::OtherMethods(methods) => Ok(self.other_methods(methods)),

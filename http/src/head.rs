@@ -4,7 +4,7 @@
 //! one space stands between the parts of the request line, no blank stands before a colon, and no
 //! line is folded. One empty line before the request line is skipped (RFC 9112 section 2.2).
 
-use crate::bytes::{CLASS, CLOSER, TARGET, TOKEN, find_control};
+use crate::bytes::{CLASS, CLOSER, TARGET, TOKEN, find_control, find_token_end};
 use crate::limits::Limits;
 use crate::method::Method;
 use crate::reason::Reason;
@@ -48,22 +48,24 @@ impl Known {
 
     #[inline]
     fn of(name: &[u8]) -> Option<Known> {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        match name.len() {
-            4 if is("host") => Some(Known::Host),
-            5 if is("range") => Some(Known::Range),
-            6 if is("expect") => Some(Known::Expect),
-            8 if is("if-match") => Some(Known::IfMatch),
-            8 if is("if-range") => Some(Known::IfRange),
-            10 if is("connection") => Some(Known::Connection),
-            13 if is("if-none-match") => Some(Known::IfNoneMatch),
-            14 if is("content-length") => Some(Known::ContentLength),
-            15 if is("accept-encoding") => Some(Known::AcceptEncoding),
-            17 if is("transfer-encoding") => Some(Known::TransferEncoding),
-            17 if is("if-modified-since") => Some(Known::IfModifiedSince),
-            19 if is("if-unmodified-since") => Some(Known::IfUnmodifiedSince),
-            _ => None,
-        }
+        // Length and first letter leave one or two candidates.
+        let first = name.first()? | 0x20;
+        let (known, text): (Known, &[u8]) = match (name.len(), first) {
+            (4, b'h') => (Known::Host, b"host"),
+            (5, b'r') => (Known::Range, b"range"),
+            (6, b'e') => (Known::Expect, b"expect"),
+            (8, b'i') if name[3] | 0x20 == b'm' => (Known::IfMatch, b"if-match"),
+            (8, b'i') => (Known::IfRange, b"if-range"),
+            (10, b'c') => (Known::Connection, b"connection"),
+            (13, b'i') => (Known::IfNoneMatch, b"if-none-match"),
+            (14, b'c') => (Known::ContentLength, b"content-length"),
+            (15, b'a') if name[7] | 0x20 == b'e' => (Known::AcceptEncoding, b"accept-encoding"),
+            (17, b't') => (Known::TransferEncoding, b"transfer-encoding"),
+            (17, b'i') => (Known::IfModifiedSince, b"if-modified-since"),
+            (19, b'i') => (Known::IfUnmodifiedSince, b"if-unmodified-since"),
+            _ => return None,
+        };
+        name.eq_ignore_ascii_case(text).then_some(known)
     }
 }
 
@@ -299,12 +301,12 @@ impl Head {
 /// Reads one field line; gives the place of the line behind it.
 #[inline]
 pub(crate) fn field_line(bytes: &[u8], at: usize) -> Result<Option<(Span, usize)>, Reason> {
-    let name_len = bytes[at..].iter().position(|&byte| CLASS[byte as usize] & TOKEN == 0);
-    let Some(name_len) = name_len else { return Ok(None) };
-    if name_len == 0 || bytes[at + name_len] != b':' {
+    let Some(name_end) = find_token_end(bytes, at) else { return Ok(None) };
+    let name_len = name_end - at;
+    if name_len == 0 || bytes[name_end] != b':' {
         return Err(Reason::FieldName);
     }
-    let mut value = at + name_len + 1;
+    let mut value = name_end + 1;
     while let Some(b' ' | b'\t') = bytes.get(value) {
         value += 1;
     }

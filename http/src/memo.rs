@@ -76,22 +76,19 @@ impl Memo {
         }
     }
 
-    /// Forgets everything if it was of another site.
-    #[inline]
-    pub(crate) fn attach(&mut self, site: &Site) {
-        if self.site != site.id {
-            self.entries.iter_mut().for_each(|entry| entry.head.clear());
-            self.site = site.id;
-        }
-    }
-
     /// How many times in a row, but at most `limit` times, the entry's head stands at the
     /// beginning of the bytes, and how long it is.
     #[inline]
-    pub(crate) fn run(&self, place: Place, bytes: &[u8], limit: u32) -> Option<(Hit, u32, usize)> {
+    pub(crate) fn run(
+        &self,
+        site: &Site,
+        place: Place,
+        bytes: &[u8],
+        limit: u32,
+    ) -> Option<(Hit, u32, usize)> {
         let entry = self.entries.get(usize::from(place))?;
         let head = entry.head.as_slice();
-        if head.is_empty() || limit == 0 || !bytes.starts_with(head) {
+        if head.is_empty() || limit == 0 || self.site != site.id || !bytes.starts_with(head) {
             return None;
         }
         let mut count = 1;
@@ -110,8 +107,12 @@ impl Memo {
         Some(place_of(&window[..end]))
     }
 
-    /// Remembers a head.
-    pub(crate) fn insert(&mut self, head: &[u8], hit: Hit) -> Option<Place> {
+    /// Remembers a head; forgets all others if they were of another site.
+    pub(crate) fn insert(&mut self, site: &Site, head: &[u8], hit: Hit) -> Option<Place> {
+        if self.site != site.id {
+            self.entries.iter_mut().for_each(|entry| entry.head.clear());
+            self.site = site.id;
+        }
         if head.len() > HEAD_BYTES_MAX {
             return None;
         }

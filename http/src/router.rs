@@ -8,8 +8,9 @@
 //! method for, the next one gets. (A ready-made router such as matchit knows one parameter a place
 //! and does not come back from it, so that `/a/{x:int}/b` beside `/a/{x}/{y}` would lose paths.)
 
-use std::collections::HashMap;
 use std::fmt;
+
+use rustc_hash::FxHashMap;
 
 use crate::method::{Method, Methods};
 use crate::target::normalise;
@@ -180,7 +181,7 @@ struct Leaf {
 
 #[derive(Default)]
 struct Node {
-    literals: HashMap<Box<str>, usize>,
+    literals: FxHashMap<Box<str>, usize>,
     /// Sorted by converter, which is the order of precedence.
     parameters: Vec<(Converter, usize)>,
     leaves: Vec<Leaf>,
@@ -201,7 +202,7 @@ pub(crate) enum Lookup {
 pub(crate) struct Table {
     nodes: Vec<Node>,
     /// Patterns without parameters by their whole path: the common case in one look-up.
-    exact: HashMap<Box<str>, Vec<Leaf>>,
+    exact: FxHashMap<Box<str>, Vec<Leaf>>,
 }
 
 /// A pattern and method that two routes claim.
@@ -212,7 +213,7 @@ pub(crate) struct Clash {
 
 impl Table {
     pub(crate) fn new() -> Table {
-        Table { nodes: vec![Node::default()], exact: HashMap::new() }
+        Table { nodes: vec![Node::default()], exact: FxHashMap::default() }
     }
 
     /// Adds a route; gives the names of its parameters in order.

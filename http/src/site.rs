@@ -1,10 +1,11 @@
 //! What is served: routes, hosts, limits and the prepared replies. Read-only once built, so that
 //! all threads share one.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustc_hash::FxHashMap;
 
 use crate::limits::Limits;
 use crate::method::{Method, Methods};
@@ -379,7 +380,7 @@ pub struct Site {
     pub(crate) limits: Limits,
     pub(crate) slashes: SlashStrategy,
     any_host: Table,
-    hosts: HashMap<Box<str>, Table>,
+    hosts: FxHashMap<Box<str>, Table>,
     /// By the part behind the star, the dot included; the longest first.
     wildcards: Vec<(Box<str>, Table)>,
     routes: Vec<RouteInfo>,
@@ -397,7 +398,7 @@ impl Site {
             limits,
             slashes,
             any_host: Table::new(),
-            hosts: HashMap::new(),
+            hosts: FxHashMap::default(),
             wildcards: Vec::new(),
             routes: Vec::new(),
             prepared: Vec::new(),
@@ -473,7 +474,7 @@ impl Site {
         path: &str,
         params: &mut Vec<ParamSpan>,
     ) -> Lookup {
-        if self.hosts.is_empty() && self.wildcards.is_empty() {
+        if !self.has_hosts() {
             return self.any_host.find(method, path, params);
         }
         let host = std::str::from_utf8(host).unwrap_or_default().to_ascii_lowercase();
@@ -490,6 +491,11 @@ impl Site {
             }
         }
         if allowed.is_empty() { Lookup::Nothing } else { Lookup::OtherMethods(allowed) }
+    }
+
+    /// Whether any route is for some hosts only.
+    pub(crate) fn has_hosts(&self) -> bool {
+        !self.hosts.is_empty() || !self.wildcards.is_empty()
     }
 
     fn add(&mut self, route: Route, source: Source) -> Result<(), SiteError> {

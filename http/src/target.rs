@@ -146,6 +146,9 @@ pub(crate) fn host_without_port(authority: &[u8]) -> Option<&[u8]> {
 }
 
 fn is_registered_name(name: &[u8]) -> bool {
+    if all(name, HOST) {
+        return true;
+    }
     let mut rest = name;
     while let [byte, tail @ ..] = rest {
         if CLASS[*byte as usize] & HOST != 0 {
