@@ -1,9 +1,9 @@
 //! The floor: a fixed reply for whatever is asked, over the bare driver.
 //!
 //!     cargo run --release -p ember-uring --example pong -- [ADDRESS] [linked|unlinked|multishot]
-//!         [poll-first|try-first] [close [no-shutdown]] [incremental] [wait=US,N] [epoll]
+//!         [poll-first|try-first] [close [no-shutdown]] [armed] [incremental] [wait=US,N] [epoll]
 //!
-//! With `close` each connection has one request, so ask with `Connection: close`.
+//! With `armed` the reply is there before its request, so ask without pipelining. With `close` each connection has one request, so ask with `Connection: close`.
 //! Requests are counted by the length of the first one, so ask the same again and again. When the
 //! last connection has closed, it prints what a request has cost and ends.
 
@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ember_uring::{
-    Completion, Driver, Epoll, Errno, LinkForm, Options, Pinned, Region, Then, Uring,
+    Completion, Driver, Epoll, Errno, LinkForm, Options, Pinned, Region, Sock, Then, Uring,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -23,9 +23,18 @@ const REPLIES_MAX: usize = 512;
 /// It does not end before this many, so that a client may look whether it is there.
 const REQUESTS_MIN: u64 = 1000;
 
+/// How a request is answered.
+#[derive(Clone, Copy)]
+enum How {
+    /// After it was received; and what follows.
+    Then(Then),
+    /// Ahead of it.
+    Armed,
+}
+
 struct Pong<D> {
     driver: D,
-    then: Then,
+    how: How,
     replies: Pinned,
     reply_len: usize,
     request_len: usize,
@@ -38,7 +47,7 @@ struct Pong<D> {
 fn main() -> std::io::Result<()> {
     let mut options = Options::default();
     let mut address = "127.0.0.1:8080".to_owned();
-    let mut then = Then::Recv;
+    let mut how = How::Then(Then::Recv);
     let mut epoll = false;
     for word in std::env::args().skip(1) {
         match word.as_str() {
@@ -47,7 +56,8 @@ fn main() -> std::io::Result<()> {
             "multishot" => options.form = LinkForm::Multishot,
             "poll-first" => options.poll_first = true,
             "try-first" => options.poll_first = false,
-            "close" => then = Then::Close,
+            "close" => how = How::Then(Then::Close),
+            "armed" => how = How::Armed,
             "no-shutdown" => options.shutdown_last = false,
             "incremental" => options.incremental = true,
             "restrict" => options.restrict = true,
@@ -63,26 +73,21 @@ fn main() -> std::io::Result<()> {
     let what = std::env::args().skip(2).collect::<Vec<_>>().join(" ");
     let listener = TcpListener::bind(address)?;
     if epoll {
-        serve(Epoll::new(&options)?, listener, then, &what)
+        serve(Epoll::new(&options)?, listener, how, &what)
     } else {
-        serve(Uring::new(options)?, listener, then, &what)
+        serve(Uring::new(options)?, listener, how, &what)
     }
 }
 
-fn serve(
-    driver: impl Driver,
-    listener: TcpListener,
-    then: Then,
-    what: &str,
-) -> std::io::Result<()> {
-    let mut pong = Pong::new(driver, then)?;
+fn serve(driver: impl Driver, listener: TcpListener, how: How, what: &str) -> std::io::Result<()> {
+    let mut pong = Pong::new(driver, how)?;
     pong.driver.accept(OwnedFd::from(listener))?;
     pong.run()?;
     pong.report(what)
 }
 
 impl<D: Driver> Pong<D> {
-    fn new(driver: D, then: Then) -> std::io::Result<Pong<D>> {
+    fn new(driver: D, how: How) -> std::io::Result<Pong<D>> {
         let head = "HTTP/1.1 200 OK\r\nServer: pong\r\nDate: Sun, 22 Nov 2026 19:00:00 GMT\r\n";
         let reply =
             format!("{head}Content-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!");
@@ -90,7 +95,7 @@ impl<D: Driver> Pong<D> {
         let replies = region.alloc_from(reply.repeat(REPLIES_MAX).as_bytes());
         let replies = replies.ok_or(Errno::ENOMEM)?;
         let (reply_len, partial) = (reply.len(), Vec::new());
-        Ok(Pong { driver, then, replies, reply_len, request_len: 0, partial, requests: 0, live: 0 })
+        Ok(Pong { driver, how, replies, reply_len, request_len: 0, partial, requests: 0, live: 0 })
     }
 
     fn run(&mut self) -> std::io::Result<()> {
@@ -118,15 +123,23 @@ impl<D: Driver> Pong<D> {
                 let count = (whole / self.request_len).min(REPLIES_MAX);
                 *partial = whole - count * self.request_len;
                 self.requests += count as u64;
-                let reply = self.replies.slice(..count * self.reply_len);
-                let sent = self.driver.send(sock, reply.into(), self.then);
-                sent.map_err(|_| Errno::EBUSY)?;
+                match self.how {
+                    How::Then(then) => {
+                        let reply = self.replies.slice(..count * self.reply_len);
+                        let sent = self.driver.send(sock, reply.into(), then);
+                        sent.map_err(|_| Errno::EBUSY)?;
+                    }
+                    How::Armed => self.arm(sock)?,
+                }
             }
             Completion::Accepted { sock, .. } => {
                 self.live += 1;
                 let slots = self.partial.len().max(sock.slot() as usize + 1);
                 self.partial.resize(slots, 0);
-                self.driver.recv(sock).map_err(|_| Errno::EBUSY)?;
+                match self.how {
+                    How::Then(_) => self.driver.recv(sock).map_err(|_| Errno::EBUSY)?,
+                    How::Armed => self.arm(sock)?,
+                }
             }
             Completion::Ended { sock } | Completion::Failed { sock, .. } => self.driver.close(sock),
             Completion::Closed { sock } => {
@@ -140,6 +153,11 @@ impl<D: Driver> Pong<D> {
             | Completion::Woken => {}
         }
         Ok(())
+    }
+
+    fn arm(&mut self, sock: Sock) -> std::io::Result<()> {
+        let reply = self.replies.slice(..self.reply_len);
+        Ok(self.driver.arm(sock, reply).map_err(|_| Errno::EBUSY)?)
     }
 
     fn report(&self, what: &str) -> std::io::Result<()> {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::*;
 use ember_uring::{
-    Chain, Completion, Driver, Errno, LinkForm, Op, Options, Outcome, Region, Then, Uring,
+    Chain, Completion, Driver, Errno, FeatureState, LinkForm, Op, Options, Outcome, Region, Then,
+    Uring,
 };
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -513,4 +514,21 @@ fn a_socket_that_cannot_send_without_a_copy_sends_with_one() {
         assert_eq!(read(&mut client, 6), b"copied");
         assert!(reply.is_unique());
     }
+}
+
+#[test]
+fn what_the_kernel_lacks_is_said_and_done_otherwise() {
+    let names = ["no_sqarray", "fixed_fd_install", "registered_ring_fd", "defer_taskrun"];
+    let avoid = names.map(str::to_owned).to_vec();
+    let driver = Uring::new(Options { avoid, ..options(LinkForm::Linked) }).unwrap();
+    let features = driver.info().features;
+    for name in names {
+        let feature = features.iter().find(|feature| feature.name == name).unwrap();
+        assert!(
+            matches!(feature.state, FeatureState::Absent { instead } if !instead.is_empty()),
+            "{feature:?}"
+        );
+    }
+    let direct = features.iter().find(|feature| feature.name == "direct_descriptors").unwrap();
+    assert!(matches!(direct.state, FeatureState::Absent { .. }), "peers could not be asked for");
 }

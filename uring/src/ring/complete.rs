@@ -242,6 +242,9 @@ impl Uring {
             out.push(Completion::Accepted { listener: id, sock });
             if self.live >= self.sockets_max {
                 self.on_full_table(out);
+            } else if self.listeners[listener as usize].paused {
+                // It came before the cancel, or there was no room for one.
+                self.pause_accept(listener);
             }
         } else {
             let error = Errno::from_raw(-result);
