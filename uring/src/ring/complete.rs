@@ -2,7 +2,7 @@
 
 use io_uring::cqueue;
 
-use super::socket::Flags;
+use super::socket::{Flags, Socket};
 use super::token::Token;
 use super::{HELD_END, Held, Stalled, Uring, WakeRead, has_connection};
 use crate::{Buffer, Chain, Completion, Errno, ListenerId, Op, Outcome, Then};
@@ -39,16 +39,19 @@ impl Uring {
         if !cqueue::more(flags) {
             socket.flags.clear(Flags::RECV);
         }
-        if socket.has(Flags::SILENT) && socket.then == Then::Recv {
-            // It ran, so the silent send before it has gone out: this retires the whole chain.
-            let armed = socket.has(Flags::PEEK);
-            socket.flags.clear(Flags::SILENT.and(Flags::SEND).and(Flags::PEEK));
-            let payload = socket.payload.take();
-            if self.ring.cut {
-                self.kept.extend(payload);
-            }
-            let chain = if armed { Chain::RecvReply } else { Chain::ReplyRecv };
+        if socket.has(Flags::CHAIN) && socket.then == Then::Recv {
+            // It ran, so the send before it has gone out: this retires the whole chain, and a
+            // silent send's payload with it.
+            let chain = if socket.has(Flags::PEEK) { Chain::RecvReply } else { Chain::ReplyRecv };
             self.stats.chains[chain as usize].completed += 1;
+            if socket.has(Flags::SILENT) {
+                let payload = socket.payload.take();
+                if self.ring.cut {
+                    self.kept.extend(payload);
+                }
+            }
+            let done = Flags::CHAIN.and(Flags::SILENT).and(Flags::SEND).and(Flags::PEEK);
+            socket.flags.clear(done);
         }
         let taken = cqueue::buffer_select(flags);
         if result > 0 {
@@ -170,7 +173,7 @@ impl Uring {
     fn on_send(&mut self, slot: u32, op: Op, result: i32, out: &mut Vec<Completion>) {
         let sock = self.sock(slot);
         let socket = &mut self.sockets[slot as usize];
-        let chain = chain_of(socket.then, socket.has(Flags::PEEK));
+        let chain = chain_of(socket);
         let silent = socket.has(Flags::SILENT);
         socket.flags.clear(Flags::SEND.and(Flags::SILENT).and(Flags::PEEK));
         if silent {
@@ -208,7 +211,10 @@ impl Uring {
             socket.fail(op, error);
             Outcome::of(error)
         };
-        if let (true, Some(chain)) = (silent, chain) {
+        if outcome != Outcome::Ok
+            && let Some(chain) = chain
+        {
+            socket.flags.clear(Flags::CHAIN);
             self.stats.chains[chain as usize].broken += 1;
         }
         self.stats.count(op, outcome);
@@ -302,10 +308,8 @@ impl Uring {
             self.settle(token.slot);
             return;
         }
-        if socket.has(Flags::SILENT) {
-            socket.flags.clear(Flags::SILENT.and(Flags::SEND));
-            self.stats.chains[Chain::Last as usize].completed += 1;
-        }
+        self.stats.chains[Chain::Last as usize].completed += u64::from(socket.has(Flags::CHAIN));
+        socket.flags.clear(Flags::SILENT.and(Flags::SEND).and(Flags::CHAIN));
         let adopted = socket.has(Flags::ADOPTED);
         socket.free();
         self.stats.sockets -= 1;
@@ -349,7 +353,7 @@ impl Uring {
         let socket = &mut self.sockets[token.slot as usize];
         debug_assert_eq!(socket.generation, token.generation, "a peek outlived its socket");
         let chain = Flags::PEEK.and(Flags::SEND).and(Flags::SILENT).and(Flags::RECV);
-        socket.flags.clear(chain.and(Flags::WANT));
+        socket.flags.clear(chain.and(Flags::WANT).and(Flags::CHAIN));
         socket.payload = None;
         self.stats.chains[Chain::RecvReply as usize].broken += 1;
         if result < 0 {
@@ -395,9 +399,11 @@ fn is_refusal(result: i32) -> bool {
     refusals.contains(&Errno::from_raw(-result))
 }
 
-fn chain_of(then: Then, armed: bool) -> Option<Chain> {
-    match then {
-        Then::Recv if armed => Some(Chain::RecvReply),
+/// The chain that a socket's operations were submitted as.
+fn chain_of(socket: &Socket) -> Option<Chain> {
+    match socket.then {
+        _ if !socket.has(Flags::CHAIN) => None,
+        Then::Recv if socket.has(Flags::PEEK) => Some(Chain::RecvReply),
         Then::Recv => Some(Chain::ReplyRecv),
         Then::Close => Some(Chain::Last),
         Then::Nothing | Then::Shutdown => None,

@@ -69,6 +69,8 @@ impl Flags {
     pub(super) const SINGLE: Flags = Flags(1 << 18);
     /// Sends without a copy are refused here: unix sockets, or too much memory locked.
     pub(super) const COPY: Flags = Flags(1 << 21);
+    /// What is in flight was submitted as a chain, which has neither gone through nor broken.
+    pub(super) const CHAIN: Flags = Flags(1 << 22);
     /// A shutdown of both directions has been sent after what would not be cancelled.
     pub(super) const HAMMERED: Flags = Flags(1 << 17);
     /// The failure has been reported.

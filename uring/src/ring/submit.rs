@@ -87,7 +87,7 @@ impl Uring {
         self.queue_send(slot, true, true);
         self.queue_recv(slot, self.options.poll_first);
         self.sockets[slot as usize].flags.set(Flags::WANT);
-        self.stats.chains[Chain::RecvReply as usize].submitted += 1;
+        self.begin_chain(slot, Chain::RecvReply);
         true
     }
 
@@ -242,7 +242,15 @@ impl Uring {
         if recv_due {
             self.queue_recv(slot, self.options.poll_first);
         }
-        self.stats.chains[Chain::ReplyRecv as usize].submitted += u64::from(linked);
+        if linked {
+            self.begin_chain(slot, Chain::ReplyRecv);
+        }
+    }
+
+    #[inline]
+    fn begin_chain(&mut self, slot: u32, chain: Chain) {
+        self.sockets[slot as usize].flags.set(Flags::CHAIN);
+        self.stats.chains[chain as usize].submitted += 1;
     }
 
     /// Chain 3: the last reply, shutdown, close.
@@ -262,7 +270,7 @@ impl Uring {
             self.ring.push(&shutdown.user_data(token));
         }
         self.queue_close(slot);
-        self.stats.chains[Chain::Last as usize].submitted += 1;
+        self.begin_chain(slot, Chain::Last);
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! What the tests of all drivers share.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this module")]
 
+pub mod server;
 pub mod trace;
 pub mod world;
 

@@ -127,7 +127,17 @@ pub fn sim(seed: u64) -> Simulated {
 }
 
 fn real<D>(driver: D) -> Real<D> {
-    Real { driver, addresses: Vec::new(), server: None }
+    Real::new(driver)
+}
+
+impl<D> Real<D> {
+    pub fn new(driver: D) -> Real<D> {
+        Real { driver, addresses: Vec::new(), server: None }
+    }
+
+    pub fn into_driver(self) -> D {
+        self.driver
+    }
 }
 
 impl<D: Driver> World for Real<D> {
@@ -194,7 +204,9 @@ impl Tcp {
 
 impl Client for Tcp {
     fn write(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        if self.stream.write_all(bytes).is_err() {
+            self.end = End::Reset;
+        }
     }
 
     fn read(&mut self) -> Vec<u8> {
