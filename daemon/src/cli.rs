@@ -11,7 +11,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::config::{self, Loaded, Report, Sources};
 use crate::supervisor::Request;
 use crate::tune::{self, TuneCommand};
-use crate::{control, doctor, routes, supervisor};
+use crate::{control, doctor, explain, routes, supervisor};
 
 /// A run-time failure.
 pub const EXIT_FAILURE: u8 = 1;
@@ -54,6 +54,16 @@ pub enum Command {
     Tune(TuneCommand),
     /// Print what is served, where, and how
     Routes(JsonArgs),
+    /// Print which route answers a request, by which path, or why none does
+    Explain {
+        /// GET, POST and so on
+        method: String,
+        /// A path, or a URL whose port chooses the listener
+        url: String,
+        /// How to print it, and the config
+        #[command(flatten)]
+        args: JsonArgs,
+    },
     /// Print the config in force, a schema for editors, or a file to begin with
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -234,6 +244,9 @@ impl Cli {
                 config.over(&outer).load().and_then(|Loaded { config, .. }| {
                     say(&if json { routes::json(&config) } else { routes::human(&config) })
                 })
+            }
+            Command::Explain { method, url, args: JsonArgs { config, json } } => {
+                explain::run(&config.over(&outer), &method, &url, json)
             }
             Command::Config(command) => config_command(command, &outer),
             Command::Completions { shell } => completions(shell),

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod doctor;
+pub mod explain;
 pub mod routes;
 pub mod supervisor;
 pub mod tune;

@@ -129,7 +129,7 @@ fn usage_errors_end_with_two_and_missing_files_with_78() {
 #[test]
 fn flags_go_over_variables_and_those_over_the_file() {
     let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-    fs::write(file.path(), "[ring]\nbackend = \"io_uring\"\n").unwrap();
+    fs::write(file.path(), "[ring]\nbackend = \"auto\"\n").unwrap();
     let path = file.path().to_str().unwrap();
     let dump = |arguments: &[&str], variable: Option<&str>| {
         let mut command = emberd(&[&["config", "dump", "-c", path], arguments].concat());
@@ -139,11 +139,14 @@ fn flags_go_over_variables_and_those_over_the_file() {
         let line = text.lines().find(|line| line.starts_with("ring.backend")).unwrap_or_default();
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(dump(&[], None), format!("ring.backend = \"io_uring\" # {path}:2"));
+    assert_eq!(dump(&[], None), format!("ring.backend = \"auto\" # {path}:2"));
     assert_eq!(dump(&[], Some("auto")), "ring.backend = \"auto\" # EMBERD_BACKEND");
-    assert_eq!(dump(&["--backend", "epoll"], Some("auto")), "ring.backend = \"epoll\" # --backend");
     assert_eq!(
-        dump(&["--backend", "epoll", "--set", "ring.backend=auto"], None),
+        dump(&["--backend", "io_uring"], Some("auto")),
+        "ring.backend = \"io_uring\" # --backend"
+    );
+    assert_eq!(
+        dump(&["--backend", "io_uring", "--set", "ring.backend=auto"], None),
         "ring.backend = \"auto\" # --set ring.backend=auto"
     );
 }

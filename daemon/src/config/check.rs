@@ -71,10 +71,12 @@ impl Checker<'_> {
             let given = node.entry(key.name).and_then(|entry| {
                 let written = Written { key: entry.key_place, value: entry.node.place };
                 self.out.places.insert(path.clone(), written);
-                match key.kind {
-                    Kind::NotYet => self.not_yet(&path, entry),
-                    Kind::Refused(why) => self.refused(&path, entry, why),
-                    _ => {}
+                if key.later {
+                    self.not_yet(&path, entry);
+                    return None;
+                }
+                if let Kind::Refused(why) = key.kind {
+                    self.refused(&path, entry, why);
                 }
                 let required = key.fallback == Fallback::Required;
                 let json = self.value(&path, &key.kind, &entry.node);
@@ -114,7 +116,7 @@ impl Checker<'_> {
             Kind::Or(word, _) if text(node) == Some(word) => Some(Json::Null),
             Kind::Or(_, kind) => self.value(path, kind, node),
             Kind::Nodes => self.nodes(path, node),
-            Kind::NotYet | Kind::Refused(_) => None,
+            Kind::Refused(_) => None,
             _ => match scalar(kind, node) {
                 Ok(json) => Some(json),
                 Err(Wrong::Kind) => {
@@ -353,7 +355,7 @@ enum Wrong {
     Value(Fault),
 }
 
-fn scalar(kind: &Kind, node: &Node) -> Result<Json, Wrong> {
+fn scalar(kind: &'static Kind, node: &Node) -> Result<Json, Wrong> {
     use Value::{Bare, Boolean, Integer, Text};
     let value = &node.value;
     match (kind, value) {
@@ -420,10 +422,15 @@ fn size(size: u64, least: u64, most: u64) -> Result<Json, Wrong> {
     Err(Wrong::Value(Fault { why, help: None }))
 }
 
-fn choice(choices: &[Choice], text: &str) -> Result<Json, Wrong> {
-    let words = || choices.iter().map(|choice| choice.word);
+fn choice(choices: &'static [Choice], text: &str) -> Result<Json, Wrong> {
+    let words = || keys::words(choices);
     if let Some(word) = words().find(|word| *word == text) {
         return Ok(word.into());
+    }
+    if choices.iter().any(|choice| choice.word == text) {
+        let why = format!("has {text:?}, which is not in this version yet");
+        let help = format!("it takes {}", suggest::list(words()));
+        return Err(Wrong::Value(Fault { why, help: Some(help) }));
     }
     let help = match suggest::nearest(text, words()) {
         Some(near) => format!("did you mean \"{near}\"?"),
@@ -433,7 +440,7 @@ fn choice(choices: &[Choice], text: &str) -> Result<Json, Wrong> {
 }
 
 /// The kind in words, for "must be …".
-pub(crate) fn wanted(kind: &Kind) -> String {
+pub(crate) fn wanted(kind: &'static Kind) -> String {
     match kind {
         Kind::Bool => "true or false".to_owned(),
         Kind::Int(least, most) => format!("a whole number from {least} to {most}"),
@@ -442,14 +449,14 @@ pub(crate) fn wanted(kind: &Kind) -> String {
         Kind::Size(..) => "a size such as \"16KiB\"".to_owned(),
         Kind::Choice(choices) => {
             let words: Vec<String> =
-                choices.iter().map(|choice| format!("\"{}\"", choice.word)).collect();
+                keys::words(choices).map(|word| format!("\"{word}\"")).collect();
             format!("one of {}", words.join(", "))
         }
         Kind::Text(_) => "a string".to_owned(),
         Kind::Or(word, kind) => format!("\"{word}\" or {}", wanted(kind)),
         Kind::List(kind) => format!("a list, each {}", wanted(kind)),
         Kind::Map(..) => "a table of names and values".to_owned(),
-        Kind::Table(_) | Kind::NotYet | Kind::Refused(_) => "a table".to_owned(),
+        Kind::Table(_) | Kind::Refused(_) => "a table".to_owned(),
         Kind::Tables(_) => "a list of tables".to_owned(),
         Kind::Nodes => "\"nic-local\", \"all\" or a list of numbers".to_owned(),
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::check::{Checked, Written};
 use super::model::{Address, Config, Listener, Reply};
-use super::report::Finding;
+use super::report::{Finding, Severity};
 use super::source::Place;
 use super::suggest;
+use crate::worker::Sites;
 
 /// Everything found about a config whose single values are well.
 pub(crate) fn check(config: &Config, checked: &Checked) -> Vec<Finding> {
@@ -20,6 +21,7 @@ pub(crate) fn check(config: &Config, checked: &Checked) -> Vec<Finding> {
     cross.replies();
     cross.routes();
     cross.unwise();
+    cross.sites();
     cross.findings
 }
 
@@ -289,6 +291,19 @@ impl<'a> Cross<'a> {
         }
     }
 
+    /// The tables that workers route by can be made; what they refuse and this has not found
+    /// must not wait for the start.
+    fn sites(&mut self) {
+        let sound = |finding: &Finding| finding.severity != Severity::Error;
+        let all = self.checked.findings.iter().chain(&self.findings);
+        if all.into_iter().all(sound)
+            && let Err(error) = Sites::new(self.config)
+        {
+            let place = self.key("prepared[0]");
+            self.error("bad_value", place, error.to_string());
+        }
+    }
+
     fn unwise(&mut self) {
         let config = self.config;
         for (index, metrics) in config.metrics.iter().enumerate() {
@@ -354,5 +369,31 @@ fn unsound(reply: &Reply) -> Option<(&'static str, &'static str)> {
         }
         407 => Some(("it is a proxy's answer", "use 403")),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_that_would_be_wrong_for_some_requests() {
+        for (status, header, sound) in [
+            (200, "", true),
+            (204, "", true),
+            (503, "retry-after", true),
+            (308, "location", true),
+            (308, "", false),
+            (304, "", false),
+            (206, "", false),
+            (405, "", false),
+            (405, "allow", true),
+            (401, "", false),
+            (407, "", false),
+        ] {
+            let headers = vec![(header.to_owned(), "x".to_owned())];
+            let why = unsound(&Reply { status, headers });
+            assert_eq!(why.is_none(), sound, "{status} {header}: {why:?}");
+        }
     }
 }

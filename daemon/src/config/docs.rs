@@ -143,13 +143,13 @@ fn section(text: &mut String, path: &str, key: &'static Key, repeated: bool) {
     text.push_str(&format!("\n## `{header}`\n\n{}\n\n", cell(key.doc)));
     let prefix = if repeated { "" } else { path };
     text.push_str(&rows(prefix, keys_of(key).iter()));
-    for inner in keys_of(key) {
+    for inner in keys_of(key).iter().filter(|key| key.is_open()) {
         if let Kind::Table(_) = inner.kind {
             section(text, &format!("{path}.{}", inner.name), inner, false);
         }
         if let Kind::Choice(choices) = inner.kind {
             text.push_str(&format!("\n`{}`:\n\n", inner.name));
-            for choice in choices {
+            for choice in choices.iter().filter(|choice| !choice.later) {
                 text.push_str(&format!("- `{}`: {}\n", choice.word, choice.doc));
             }
         }

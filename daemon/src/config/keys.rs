@@ -11,6 +11,8 @@ pub(crate) struct Key {
     pub(crate) doc: &'static str,
     /// A value as TOML has it, for keys without a default to show.
     pub(crate) example: &'static str,
+    /// Part of the plan, but nothing reads it yet.
+    pub(crate) later: bool,
 }
 
 /// What holds when a key is not given.
@@ -52,8 +54,6 @@ pub(crate) enum Kind {
     Tables(&'static [Key]),
     /// Which NUMA nodes: `nic-local`, `all`, or a list of numbers.
     Nodes,
-    /// Part of the plan, but nothing reads it yet.
-    NotYet,
     /// What one might expect here and why it cannot be.
     Refused(&'static str),
 }
@@ -63,6 +63,8 @@ pub(crate) enum Kind {
 pub(crate) struct Choice {
     pub(crate) word: &'static str,
     pub(crate) doc: &'static str,
+    /// Part of the plan, but nothing does it yet.
+    pub(crate) later: bool,
 }
 
 /// The grammar of a string.
@@ -92,17 +94,28 @@ pub(crate) enum Syntax {
 }
 
 const fn key(name: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Key {
-    Key { name, kind, fallback, doc, example: "" }
+    Key { name, kind, fallback, doc, example: "", later: false }
 }
 
 const fn word(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, doc }
+    Choice { word, doc, later: false }
+}
+
+/// The words that a key takes now.
+pub(crate) fn words(choices: &'static [Choice]) -> impl Iterator<Item = &'static str> + Clone {
+    choices.iter().filter(|choice| !choice.later).map(|choice| choice.word)
+}
+
+impl Choice {
+    /// Refused until something does it.
+    const fn later(mut self) -> Self {
+        self.later = true;
+        self
+    }
 }
 
 use Fallback::{Filled, From, Is, Nothing, Required};
-use Kind::{
-    Bool, Duration, Int, List, Map, Mode, Nodes, NotYet, Or, Refused, Size, Table, Tables, Text,
-};
+use Kind::{Bool, Duration, Int, List, Map, Mode, Nodes, Or, Refused, Size, Table, Tables, Text};
 
 /// Milliseconds.
 const SECOND: u64 = 1_000;
@@ -158,10 +171,10 @@ pub(crate) static ROOT: &[Key] = &[
         Nothing,
         "Where the public listeners serve the Prometheus metrics.",
     ),
-    key("files", NotYet, Nothing, "Files of a directory."),
-    key("proxy", NotYet, Nothing, "Requests passed on to upstreams."),
-    key("redirect", NotYet, Nothing, "Redirections."),
-    key("log", NotYet, Nothing, "Logs."),
+    key("files", Tables(&[]), Nothing, "Files of a directory.").later(),
+    key("proxy", Tables(&[]), Nothing, "Requests passed on to upstreams.").later(),
+    key("redirect", Tables(&[]), Nothing, "Redirections.").later(),
+    key("log", Table(&[]), Nothing, "Logs.").later(),
 ];
 
 const WORKERS: &[Key] = &[
@@ -287,11 +300,8 @@ const RING: &[Key] = &[
     ),
 ];
 
-const BACKENDS: &[Choice] = &[
-    word("auto", "io_uring, or epoll where the system refuses it"),
-    word("io_uring", "io_uring, or refuse to start"),
-    word("epoll", "epoll"),
-];
+const BACKENDS: &[Choice] =
+    &[word("auto", "io_uring"), word("io_uring", "io_uring"), word("epoll", "epoll").later()];
 
 const PROFILES: &[Choice] = &[
     word("low-rss", "128 buffers of 4 KiB"),
@@ -425,7 +435,8 @@ const LISTENER: &[Key] = &[
         Nothing,
         "One reply without body for whatever is asked, armed ahead of the request. Such a \
          listener has no routes.",
-    ),
+    )
+    .later(),
 ];
 
 const REPLY: &[Key] = &[
@@ -510,9 +521,15 @@ impl Key {
         self
     }
 
+    /// Refused until something reads it.
+    const fn later(mut self) -> Self {
+        self.later = true;
+        self
+    }
+
     /// Whether it can be given at all.
     pub(crate) fn is_open(&self) -> bool {
-        !matches!(self.kind, Kind::NotYet | Kind::Refused(_))
+        !self.later && !matches!(self.kind, Kind::Refused(_))
     }
 }
 
@@ -529,11 +546,12 @@ fn collect(
     found: &mut Vec<(Vec<&'static str>, &'static Key)>,
 ) {
     // Which files there are is settled before variables are looked at.
-    for key in keys.iter().filter(|key| key.name != super::gather::INCLUDE) {
+    let is_set_here = |key: &&Key| key.is_open() && key.name != super::gather::INCLUDE;
+    for key in keys.iter().filter(is_set_here) {
         path.push(key.name);
         match key.kind {
             Kind::Table(keys) => collect(keys, path, found),
-            Kind::Tables(_) | Kind::NotYet | Kind::Refused(_) => {}
+            Kind::Tables(_) | Kind::Refused(_) => {}
             _ => found.push((path.clone(), key)),
         }
         path.pop();

@@ -22,7 +22,7 @@ pub(crate) fn of(kind: &Kind, value: &Json) -> Option<String> {
         }
         (Kind::Map(..), Json::Array(pairs)) => map(pairs),
         (Kind::Nodes, Json::Object(nodes)) => nodes.get("nodes")?.to_string().replace(',', ", "),
-        (Kind::Tables(_) | Kind::Table(_) | Kind::NotYet | Kind::Refused(_), _) => return None,
+        (Kind::Tables(_) | Kind::Table(_) | Kind::Refused(_), _) => return None,
         (_, Json::String(value)) => text(value),
         (_, value) => value.to_string(),
     };

@@ -26,6 +26,7 @@ pub use model::{
     Prepared, Reply, Ring, Tune, Workers,
 };
 pub use report::Report;
+pub(crate) use suggest::nearest;
 
 use serde_json::{Map as JsonMap, Value as Json};
 
@@ -130,6 +131,10 @@ fn inspect(from: &Sources) -> Inspected {
     {
         // The table of keys and the types do not agree: a defect of ours, told and not hidden.
         report.push(Finding::nowhere("internal", format!("a defect in emberd: {error}")));
+    }
+    if report.errors() > 0 {
+        // Where a value is wrong, what stands in for it may look unwise.
+        report.findings.retain(|finding| finding.code != "unwise");
     }
     report.sort();
     Inspected { report, checked, raw, config: config.ok() }

@@ -13,7 +13,7 @@ pub(crate) fn schema() -> Json {
     schema
 }
 
-fn table(keys: &[Key]) -> Json {
+fn table(keys: &'static [Key]) -> Json {
     let open = || keys.iter().filter(|key| key.is_open());
     let properties: JsonMap<String, Json> =
         open().map(|key| (key.name.to_owned(), property(key))).collect();
@@ -27,7 +27,7 @@ fn table(keys: &[Key]) -> Json {
     schema
 }
 
-fn property(key: &Key) -> Json {
+fn property(key: &'static Key) -> Json {
     let mut schema = kind(&key.kind);
     schema["description"] = json!(key.doc);
     if let Fallback::Is(value) = key.fallback
@@ -46,7 +46,7 @@ fn default(kind: &Kind, text: &str) -> Json {
     }
 }
 
-fn kind(of: &Kind) -> Json {
+fn kind(of: &'static Kind) -> Json {
     match of {
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Int(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
@@ -59,7 +59,7 @@ fn kind(of: &Kind) -> Json {
             { "type": "integer", "minimum": least, "maximum": most },
         ] }),
         Kind::Choice(choices) => {
-            let words: Vec<&str> = choices.iter().map(|choice| choice.word).collect();
+            let words: Vec<&str> = keys::words(choices).collect();
             json!({ "enum": words })
         }
         Kind::Text(syntax) => text(*syntax),
@@ -79,7 +79,7 @@ fn kind(of: &Kind) -> Json {
             { "enum": ["nic-local", "all"] },
             { "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1 },
         ] }),
-        Kind::NotYet | Kind::Refused(_) => json!(false),
+        Kind::Refused(_) => json!(false),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::boot::{Boot, Seat, ThreadBoot};
 use crate::config::Config;
 use backend::Opened;
 use scribe::{Mailbox, Scribe, Subject};
-use site::Sites;
+pub(crate) use site::{Handler, Sites};
 use tally::Tally;
 use thread::{Parts, Thread};
 
