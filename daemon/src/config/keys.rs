@@ -141,8 +141,8 @@ pub(crate) static ROOT: &[Key] = &[
         "user",
         Text(Syntax::User),
         Nothing,
-        "The user that workers run as when emberd is started by root. Without it that is `ember`, \
-         or `nobody` where there is no such user.",
+        "The user that workers run as when emberd is started by root; without it \"ember\", or \
+         \"nobody\" where there is none. Others than root cannot change it.",
     )
     .eg(r#""ember""#),
     key(
@@ -295,9 +295,36 @@ const RING: &[Key] = &[
         "min_wait",
         Duration(0, 100),
         Is("0s"),
-        "Wait this long for more completions once one is there, such as `50us`: more batching, \
-         later replies.",
+        "Wait up to this long for `min_completions`, such as `50us`, before being content with \
+         one: more batching, later replies.",
     ),
+    key("min_completions", Int(1, 4096), Is("1"), "How many completions `min_wait` waits for."),
+    key(
+        "busy_poll",
+        Or("off", &Duration(0, 10)),
+        Is("off"),
+        "Poll the NIC's queues this long, such as `50us`, before sleeping (NAPI). It keeps the \
+         CPU busy.",
+    ),
+    key(
+        "incremental",
+        Bool,
+        Is("false"),
+        "Let several receives share a buffer, each taking what it needs of it.",
+    ),
+    key(
+        "restrict",
+        Bool,
+        Is("true"),
+        "Allow nothing on the ring but the operations that the server uses.",
+    ),
+    key(
+        "avoid",
+        List(&Text(Syntax::Any)),
+        Is(""),
+        "Features of the kernel to do without, by the names that `emberd doctor` prints.",
+    )
+    .eg(r#"["registered ring fd"]"#),
 ];
 
 const BACKENDS: &[Choice] =

@@ -19,7 +19,7 @@ pub struct Config {
     pub ring: Ring,
     /// Bounds on what a client may ask for.
     pub limits: Limits,
-    /// The user that workers run as when started by root.
+    /// The user that workers run as when started by root; none: "ember" or "nobody".
     pub user: Option<String>,
     /// Where the tuning journal and the control socket are.
     pub state_dir: PathBuf,
@@ -95,9 +95,20 @@ pub struct Ring {
     pub zero_copy_min: Option<u32>,
     /// The CPU of a kernel thread that submits; none: no such thread.
     pub sqpoll_cpu: Option<u32>,
-    /// How long to wait for more completions once one is there.
+    /// How long to wait for `min_completions` before being content with one.
     #[serde(with = "nanos")]
     pub min_wait: Duration,
+    /// How many completions `min_wait` waits for.
+    pub min_completions: u32,
+    /// How long to poll the NIC's queues before sleeping; none: not at all.
+    #[serde(with = "nanos_or_none")]
+    pub busy_poll: Option<Duration>,
+    /// Whether several receives share a buffer.
+    pub incremental: bool,
+    /// Whether the ring allows nothing but what the server uses.
+    pub restrict: bool,
+    /// Features of the kernel to do without.
+    pub avoid: Vec<String>,
 }
 
 /// Which I/O driver to use.
@@ -302,6 +313,11 @@ impl Ring {
             zero_copy_min: self.zero_copy_min,
             sqpoll_cpu: self.sqpoll_cpu,
             min_wait: self.min_wait,
+            min_completions: self.min_completions,
+            busy_poll: self.busy_poll,
+            incremental: self.incremental,
+            restrict: self.restrict,
+            avoid: self.avoid.clone(),
             ..ember_uring::Options::default()
         }
     }

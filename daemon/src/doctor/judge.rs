@@ -125,21 +125,14 @@ fn pinned_bytes(config: &Config) -> u64 {
 
 fn rights(facts: &Facts, config: &Config) -> Vec<Finding> {
     const AREA: &str = "rights";
-    let root = facts.effective_uid == 0;
-    let mut findings = vec![match &config.user {
-        Some(user) if root => Finding::ok(AREA, format!("workers run as {user}")),
-        Some(user) => Finding::warn(
+    let mut findings = Vec::new();
+    if let Some(user) = config.user.as_ref().filter(|_| facts.effective_uid != 0) {
+        findings.push(Finding::warn(
             AREA,
             format!("user = \"{user}\" has no effect: only root can change the user"),
             "start as root, or take it out",
-        ),
-        None if root => Finding::warn(
-            AREA,
-            "workers would run as root",
-            "name an ordinary user: user = \"ember\"",
-        ),
-        None => Finding::ok(AREA, "started by an ordinary user"),
-    }];
+        ));
+    }
     let nice = i64::from(config.workers.nice);
     let lowest = facts.nice.soft.map_or(-20, |limit| 20 - i64::try_from(limit).unwrap_or(20));
     if nice < 0 && !facts.can(Capability::SysNice) && nice < lowest {
@@ -274,7 +267,7 @@ mod tests {
         assert!(wrong(&small, &root).found.contains("32 MiB"));
         let queue = Facts { somaxconn: Some(128), ..good() };
         assert!(wrong(&queue, &root).found.contains("cut from 65535"));
-        assert!(wrong(&good(), &[]).found.contains("as root"));
+        assert!(wrong(&ordinary(), &["workers.nice=0", "user=x"]).found.contains("no effect"));
         let no_nice = Facts { nice: Limit { soft: Some(0), hard: Some(0) }, ..ordinary() };
         assert!(wrong(&no_nice, &[]).found.contains("workers.nice = -10"));
         let low = ["workers.nice=0", "listener.0.address=127.0.0.1:80"];

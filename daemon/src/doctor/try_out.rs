@@ -7,11 +7,12 @@ use std::path::Path;
 use ember_affinity::{Topology, WorkerPlan, plan};
 use ember_uring::{Driver as _, FeatureState, Info, Uring};
 use nix::errno::Errno;
-use nix::unistd::{AccessFlags, User, access};
+use nix::unistd::{AccessFlags, access};
 
 use super::Finding;
 use super::judge;
 use crate::config::{Backend, Config};
+use crate::supervisor::resolve_user;
 
 /// Everything that is tried; nothing of it lasts.
 pub(super) fn all(config: &Config) -> Vec<Finding> {
@@ -20,7 +21,7 @@ pub(super) fn all(config: &Config) -> Vec<Finding> {
         findings.extend(ring(config));
     }
     findings.extend(placement(config));
-    findings.extend(user(config));
+    findings.push(user(config));
     findings.push(state_dir(&config.state_dir));
     findings
 }
@@ -117,21 +118,20 @@ fn quota(cpus: Option<f64>, threads: usize) -> Option<Finding> {
     ))
 }
 
-fn user(config: &Config) -> Option<Finding> {
-    let name = config.user.as_deref()?;
-    let by_number = name.parse::<u32>().is_ok();
-    match User::from_name(name) {
-        Ok(Some(_)) => None,
-        _ if by_number => None,
-        Ok(None) => Some(Finding::bad(
-            "rights",
-            format!("there is no user \"{name}\""),
-            format!("useradd --system --no-create-home {name}"),
-        )),
-        Err(error) => {
-            let found = format!("user \"{name}\" cannot be looked up: {error}");
-            Some(Finding::warn("rights", found, "look at /etc/nsswitch.conf"))
-        }
+/// Who workers would run as.
+fn user(config: &Config) -> Finding {
+    const AREA: &str = "rights";
+    match resolve_user(config.user.as_deref()) {
+        Ok((Some(user), None)) => Finding::ok(AREA, format!("workers run as {}", user.name)),
+        Ok((None, None)) => Finding::ok(AREA, "workers run as the user that starts emberd"),
+        Ok((_, Some(warning))) => match warning.split_once("; ") {
+            Some((found, mend)) => Finding::warn(AREA, found, mend),
+            None => Finding::warn(AREA, warning, "name an ordinary user: user = \"ember\""),
+        },
+        Err(error) => match error.split_once("; ") {
+            Some((found, mend)) => Finding::bad(AREA, found, mend),
+            None => Finding::bad(AREA, error, "name a user that exists"),
+        },
     }
 }
 

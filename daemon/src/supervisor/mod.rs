@@ -30,6 +30,8 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
+pub(crate) use confine::resolve as resolve_user;
+
 pub use child::{Serve, main as worker_main};
 pub use door::{Reply, Request, STATE_DIR, ask};
 pub use spawn::SUBCOMMAND as WORKER_SUBCOMMAND;
