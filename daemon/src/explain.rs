@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use ember_http::{Conn, Event, Input, Memo, Reason, Refusal, Request, Site, path};
+use ember_http::{
+    Conn, Event, Input, Memo, Reason, Request, Site, SiteError, VariantId, normalise_path,
+};
 use serde::Serialize;
 
 use crate::cli::{ConfigArgs, Failure, say};
@@ -89,7 +91,7 @@ fn target(url: &str) -> Result<Target<'_>, String> {
 }
 
 fn answers(config: &Config, method: &str, target: &Target<'_>) -> Result<Vec<Answer>, String> {
-    let sites = Sites::new(config).map_err(|error| error.to_string())?;
+    let sites = Sites::new(config).map_err(|error: SiteError| error.to_string())?;
     let mut answers = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         if target.authority.is_some_and(|authority| !reaches(authority, &listener.address)) {
@@ -98,22 +100,28 @@ fn answers(config: &Config, method: &str, target: &Target<'_>) -> Result<Vec<Ans
         let site = &sites.all()[sites.of_listener(index)];
         let host = target.authority.unwrap_or("localhost");
         let head = format!("{method} {} HTTP/1.1\r\nHost: {host}\r\n\r\n", target.origin);
-        let path = path::normalise(path::split(target.origin).0);
+        let path = target.origin.split('?').next().and_then(normalise_path);
         let mut answer = Answer {
             listener: listener.name.clone(),
             address: listener.address.to_string(),
-            path: path.map_or_else(|_| "none".to_owned(), |p| String::from_utf8_lossy(&p).into()),
+            path: path.unwrap_or_else(|| "none".to_owned()),
             route: None,
             path_kind: "error",
             status: None,
             why: String::new(),
         };
-        let (mut conn, mut memo) = (Conn::new(), Memo::new());
-        match conn.next(site, &mut memo, &mut Input::new(head.as_bytes())) {
+        let (mut conn, mut memo) = (Conn::new(0), Memo::new());
+        match conn.next(site, &mut memo, &mut Input::new(head.as_bytes(), 0)) {
             Event::Prepared { variant, .. } => answer.prepared(site, variant),
             Event::Request(request) => answer.dynamic(&sites, site, &request),
-            Event::Refuse(refusal) => answer.refused(config, &refusal),
-            other => return Err(format!("this is no whole request: {other:?}")),
+            Event::Refuse(refusal) => {
+                let status = site.variant(refusal.variant).status();
+                answer.by_protocol(config, status, refusal.reason, b"");
+            }
+            Event::Answer(made) => {
+                answer.by_protocol(config, made.status, made.reason, &made.bytes);
+            }
+            _ => return Err("this is no whole request".to_owned()),
         }
         answers.push(answer);
     }
@@ -127,9 +135,9 @@ fn answers(config: &Config, method: &str, target: &Target<'_>) -> Result<Vec<Ans
 }
 
 impl Answer {
-    fn prepared(&mut self, site: &Site, variant: ember_http::VariantId) {
+    fn prepared(&mut self, site: &Site, variant: VariantId) {
         let variant = site.variant(variant);
-        self.route = Some(site.route_name(variant.route()).to_owned());
+        self.route = variant.route().map(|route| site.route(route).route.name.clone());
         self.path_kind = "prepared";
         self.status = Some(variant.status());
         self.why = format!(
@@ -141,7 +149,7 @@ impl Answer {
     }
 
     fn dynamic(&mut self, sites: &Sites, site: &Site, request: &Request<'_>) {
-        self.route = Some(site.route_name(request.route).to_owned());
+        self.route = Some(site.route(request.route).route.name.clone());
         self.path_kind = "dynamic";
         self.why = match sites.handler(request.handler) {
             Handler::Metrics { allow } if allow.is_empty() => {
@@ -149,25 +157,29 @@ impl Answer {
             }
             Handler::Metrics { allow } => {
                 let nets: Vec<String> = allow.iter().map(ToString::to_string).collect();
-                format!(
-                    "answered by the dispatch loop: the metrics, to {}; 403 to others",
-                    nets.join(" ")
-                )
+                let nets = nets.join(" ");
+                format!("answered by the dispatch loop: the metrics, to {nets}; 403 to others")
             }
             Handler::Live | Handler::Ready => "answered by the dispatch loop".to_owned(),
         };
     }
 
-    fn refused(&mut self, config: &Config, refusal: &Refusal<'_>) {
-        self.status = Some(refusal.reason.status());
-        self.why = match refusal.reason {
-            Reason::NotFound => not_found(config, &self.listener, &self.path),
-            Reason::MethodNotAllowed => {
-                format!("the path is there for other methods: {}", refusal.allow.unwrap_or("none"))
-            }
-            reason => format!("refused by the protocol: {}", reason.name().replace('_', " ")),
+    /// The protocol has answered by itself.
+    fn by_protocol(&mut self, config: &Config, status: u16, reason: Reason, reply: &[u8]) {
+        self.status = Some(status);
+        self.why = match status {
+            404 => not_found(config, &self.listener, &self.path),
+            405 => format!("the path is there for other methods: {}", allow(reply)),
+            _ => format!("answered by the protocol: {}", reason.name().replace('_', " ")),
         };
     }
+}
+
+/// The value of `Allow` in a reply.
+fn allow(reply: &[u8]) -> String {
+    let reply = String::from_utf8_lossy(reply);
+    let value = reply.lines().find_map(|line| line.strip_prefix("Allow: "));
+    value.unwrap_or("none").to_owned()
 }
 
 /// Why no route answers a path on a listener.

@@ -358,7 +358,7 @@ const LIMITS: &[Key] = &[
         Is("10s"),
         "From the first byte of a request to the end of its head.",
     ),
-    key("body_timeout", Duration(1, HOUR), Is("30s"), "From one part of a body to the next."),
+    key("body_timeout", Duration(1, HOUR), Is("10s"), "From one part of a body to the next."),
     key(
         "idle_timeout",
         Duration(1, 24 * HOUR),
@@ -368,6 +368,33 @@ const LIMITS: &[Key] = &[
     key("write_timeout", Duration(1, HOUR), Is("30s"), "How long a reply may make no headway."),
     key("max_header", Size(256, MIB), Is("16KiB"), "Bytes of a request's head: 431 above it."),
     key("max_body", Size(0, 1024 * GIB), Is("4MiB"), "Bytes of a request's body: 413 above it."),
+    key(
+        "max_requests",
+        Int(1, 1_000_000_000),
+        Is("1000000"),
+        "Requests of one connection; the last reply says `Connection: close`.",
+    ),
+    key(
+        "max_age",
+        Duration(SECOND, 24 * HOUR),
+        Is("1h"),
+        "Age of a connection, after which the next reply says `Connection: close`.",
+    ),
+    key(
+        "min_body_rate",
+        Size(0, GIB),
+        Is("240B"),
+        "Bytes a second that a body must come with, on the average since its start; `0` turns it \
+         off.",
+    ),
+    key(
+        "min_write_rate",
+        Size(0, GIB),
+        Is("240B"),
+        "Bytes a second that a client must take of a reply, on the average since its start; `0` \
+         turns it off.",
+    ),
+    key("rate_grace", Duration(0, HOUR), Is("10s"), "Time before the lowest rates count."),
     key(
         "max_connections",
         Int(1, 16_777_216),

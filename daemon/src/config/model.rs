@@ -155,6 +155,18 @@ pub struct Limits {
     pub max_header: u32,
     /// Bytes of a request's body.
     pub max_body: u64,
+    /// Requests of one connection.
+    pub max_requests: u32,
+    /// Age of a connection, after which the next reply ends it.
+    #[serde(with = "nanos")]
+    pub max_age: Duration,
+    /// Bytes a second that a body must come with; 0: no matter how few.
+    pub min_body_rate: u32,
+    /// Bytes a second that a client must take of a reply; 0: no matter how few.
+    pub min_write_rate: u32,
+    /// Time before the lowest rates count.
+    #[serde(with = "nanos")]
+    pub rate_grace: Duration,
     /// Connections at a time, all workers together.
     pub max_connections: u32,
     /// How long a draining server still serves everything but says "not ready".

@@ -202,6 +202,11 @@ fn limits(config: &Config) -> Limits {
         body_ms_max: ms(config.limits.body_timeout),
         idle_ms_max: ms(config.limits.idle_timeout),
         write_ms_max: ms(config.limits.write_timeout),
+        requests_max: config.limits.max_requests,
+        age_ms_max: ms(config.limits.max_age),
+        body_rate_min: config.limits.min_body_rate,
+        write_rate_min: config.limits.min_write_rate,
+        rate_grace_ms: ms(config.limits.rate_grace),
         ..defaults
     }
 }
