@@ -160,6 +160,7 @@ impl Answer {
                 let nets = nets.join(" ");
                 format!("answered by the dispatch loop: the metrics, to {nets}; 403 to others")
             }
+            Handler::App(_) => "answered by a handler of the program".to_owned(),
             Handler::Live | Handler::Ready => "answered by the dispatch loop".to_owned(),
         };
     }
@@ -234,7 +235,7 @@ mod tests {
             ("GET", "/metrics", None, "dynamic", "127.0.0.0/8"),
             ("POST", "/hello", Some(405), "error", "GET, HEAD"),
             ("GET", "/helo", Some(404), "error", "the nearest is /hello"),
-            ("GET", "/%zz", Some(400), "error", "target"),
+            ("GET", "/%zz", Some(400), "error", "path"),
             ("GET", "http://localhost:8080", Some(404), "error", "no route"),
         ] {
             let [answer] = &explain(&[], method, url)[..] else { panic!("{method} {url}") };

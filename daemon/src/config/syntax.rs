@@ -398,9 +398,7 @@ mod tests {
         {
             assert_eq!(read(Syntax::UrlPath, good).unwrap(), plain);
         }
-        for bad in
-            ["", "a", "/a?b", "/a#", "/%zz", "/a%00", "/a/../b", "/.", "/{id}", "/a\n", "/%2541"]
-        {
+        for bad in ["", "a", "/a?b", "/a#", "/%zz", "/a%00", "/a/../b", "/.", "/{id}", "/a\n"] {
             assert!(read(Syntax::UrlPath, bad).is_err(), "{bad}");
         }
         assert_eq!(read(Syntax::Net, "::1").unwrap(), "::1/128");

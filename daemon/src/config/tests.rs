@@ -124,7 +124,7 @@ fn other_than_default(key: &'static keys::Key) -> String {
                 // A power of two, for the one key that wants it.
                 if default == *least { most.to_string() } else { (*least).max(1).to_string() }
             }
-            Kind::Duration(_, most) => format!("{}ms", most.min(&100)),
+            Kind::Duration(least, most) => format!("{}ms", 100.clamp(*least, *most)),
             Kind::Size(..) => "2KiB".to_owned(),
             Kind::Choice(choices) => {
                 let other = keys::words(choices).find(|word| default != Fallback::Is(word));
