@@ -149,7 +149,7 @@ fn section(text: &mut String, path: &str, key: &'static Key, repeated: bool) {
         }
         if let Kind::Choice(choices) = inner.kind {
             text.push_str(&format!("\n`{}`:\n\n", inner.name));
-            for choice in choices.iter().filter(|choice| !choice.later) {
+            for choice in choices {
                 text.push_str(&format!("- `{}`: {}\n", choice.word, choice.doc));
             }
         }

@@ -63,8 +63,6 @@ pub(crate) enum Kind {
 pub(crate) struct Choice {
     pub(crate) word: &'static str,
     pub(crate) doc: &'static str,
-    /// Part of the plan, but nothing does it yet.
-    pub(crate) later: bool,
 }
 
 /// The grammar of a string.
@@ -98,20 +96,12 @@ const fn key(name: &'static str, kind: Kind, fallback: Fallback, doc: &'static s
 }
 
 const fn word(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, doc, later: false }
+    Choice { word, doc }
 }
 
-/// The words that a key takes now.
+/// The words that a key takes.
 pub(crate) fn words(choices: &'static [Choice]) -> impl Iterator<Item = &'static str> + Clone {
-    choices.iter().filter(|choice| !choice.later).map(|choice| choice.word)
-}
-
-impl Choice {
-    /// Refused until something does it.
-    const fn later(mut self) -> Self {
-        self.later = true;
-        self
-    }
+    choices.iter().map(|choice| choice.word)
 }
 
 use Fallback::{Filled, From, Is, Nothing, Required};
@@ -327,8 +317,11 @@ const RING: &[Key] = &[
     .eg(r#"["registered ring fd"]"#),
 ];
 
-const BACKENDS: &[Choice] =
-    &[word("auto", "io_uring"), word("io_uring", "io_uring"), word("epoll", "epoll").later()];
+const BACKENDS: &[Choice] = &[
+    word("auto", "io_uring, or epoll where the system refuses it"),
+    word("io_uring", "io_uring, or refuse to start"),
+    word("epoll", "epoll"),
+];
 
 const PROFILES: &[Choice] = &[
     word("low-rss", "128 buffers of 4 KiB"),

@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 
-use ember_uring::{Epoll, Errno, FeatureState, Info, LinkForm, Options, Uring};
+use ember_uring::{Epoll, Errno, FeatureState, Info, Uring};
 
-use crate::config::{self, Backend, Config};
+use crate::config::{Backend, Config};
 
 /// A driver, and why it is that one.
 pub(crate) enum Opened {
@@ -21,7 +21,7 @@ pub(crate) enum Opened {
 /// # Errors
 /// io_uring refused where nothing else was allowed, with the mend; or a refused epoll.
 pub(crate) fn open(config: &Config) -> io::Result<(Opened, String)> {
-    let options = options(config);
+    let options = config.ring.options(config.limits.max_connections);
     let epoll = |why: String| Ok((Opened::Epoll(Epoll::new(&options)?), why));
     match config.ring.backend {
         Backend::Epoll => epoll("asked for".to_owned()),
@@ -54,21 +54,6 @@ pub(crate) fn describe(info: &Info, why: &str) -> String {
         }
     }
     text
-}
-
-fn options(config: &Config) -> Options {
-    Options {
-        sockets_max: config.limits.max_connections,
-        buffers: config.ring.buffers,
-        buffer_size: config.ring.buffer_size,
-        form: match config.ring.form {
-            config::LinkForm::Linked => LinkForm::Linked,
-            config::LinkForm::Unlinked => LinkForm::Unlinked,
-            config::LinkForm::Multishot => LinkForm::Multishot,
-        },
-        poll_first: config.ring.poll_first,
-        ..Options::default()
-    }
 }
 
 /// Why io_uring cannot be used: one of a few texts, since it becomes a label.

@@ -51,10 +51,8 @@ pub fn run(boot: Boot) -> io::Result<()> {
     let Boot { config, worker, plan, pages, names, threads: boots, control, .. } = boot;
     let sites = Arc::new(Sites::new(&config).map_err(io::Error::other)?);
     let backend = Arc::new(OnceLock::new());
-    let scribe = Scribe::start(Subject {
-        pages: Arc::clone(&pages),
-        backend: Arc::clone(&backend),
-    })?;
+    let scribe =
+        Scribe::start(Subject { pages: Arc::clone(&pages), backend: Arc::clone(&backend) })?;
     for (index, boot) in boots.into_iter().enumerate() {
         let seat = control.seat(index);
         let start = Start {
