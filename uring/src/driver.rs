@@ -332,3 +332,13 @@ pub(crate) fn next_driver_id() -> u16 {
     static DRIVERS: AtomicU16 = AtomicU16::new(0);
     DRIVERS.fetch_add(1, Ordering::Relaxed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_completion_is_small() {
+        assert!(size_of::<Completion>() <= 32, "{} bytes", size_of::<Completion>());
+    }
+}
