@@ -153,7 +153,9 @@ impl Head {
         let target_at = method_end + 1;
         let Some(target_end) = self.target(bytes, target_at, limits)? else { return Ok(None) };
         let line_end = target_end + 1;
-        let Some(rest) = bytes.get(line_end..line_end + 10) else { return Ok(None) };
+        let Some(rest) = bytes.get(line_end..line_end + 10) else {
+            return partial_version(&bytes[line_end..]).map(|()| None);
+        };
         self.version = match rest {
             b"HTTP/1.1\r\n" => Version::Http11,
             _ => other_version(rest)?,
@@ -328,6 +330,15 @@ pub(crate) fn field_line(bytes: &[u8], at: usize) -> Result<Option<(Span, usize)
         value_len: (value_end - value) as u16,
     };
     Ok(Some((span, end + 2)))
+}
+
+/// Whether what has come of `HTTP/d.d CRLF` may still become that.
+fn partial_version(bytes: &[u8]) -> Result<(), Reason> {
+    let fits = bytes.iter().zip(b"HTTP/0.0\r\n").all(|(byte, expected)| match expected {
+        b'0' => byte.is_ascii_digit(),
+        _ => byte == expected,
+    });
+    if fits { Ok(()) } else { Err(Reason::Version) }
 }
 
 /// Reads `HTTP/d.d CRLF`.

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Client, log_of, site};
+use ember_http::{Prepared, Route, SiteBuilder};
 
 /// What a fresh connection makes of a request head with this line and these fields.
 fn verdict(request: &str) -> String {
@@ -42,8 +43,8 @@ fn request_lines() {
         ("9112 3", "GET /hello\tHTTP/1.1\r\nHost: h\r\n\r\n", "refuse 400 target"),
         ("9112 3", "GET /hello HTTP/1.1 \r\nHost: h\r\n\r\n", "refuse 400 version"),
         ("9112 3", "GET /hello\r\nHost: h\r\n\r\n", "refuse 400 target"),
-        ("9110 9.1", "get /hello HTTP/1.1\r\nHost: h\r\n\r\n", "refuse 501 method_unknown"),
-        ("9110 9.1", "BREW /hello HTTP/1.1\r\nHost: h\r\n\r\n", "refuse 501 method_unknown"),
+        ("9110 9.1", "get /hello HTTP/1.1\r\nHost: h\r\n\r\n", "answer 405"),
+        ("9110 9.1", "BREW /hello HTTP/1.1\r\nHost: h\r\n\r\n", "answer 405"),
         ("9110 9.1", "G(T /hello HTTP/1.1\r\nHost: h\r\n\r\n", "refuse 400 method"),
         ("9110 15.5.6", "PUT /hello HTTP/1.1\r\nHost: h\r\n\r\n", "answer 405"),
         ("9110 9.3.8", "TRACE /hello HTTP/1.1\r\nHost: h\r\n\r\n", "answer 405"),
@@ -56,6 +57,22 @@ fn request_lines() {
         ("9112 2.3", "GET /hello HTTP/11\r\nHost: h\r\n\r\n", "refuse 400 version"),
         ("9112 2.3", "GET /hello HTTP/+1.1\r\nHost: h\r\n\r\n", "refuse 400 version"),
     ]);
+}
+
+#[test]
+fn methods_that_no_route_has_are_not_implemented() {
+    // RFC 9110 section 9.1: 501 for what the whole server does not know, 405 for what the path
+    // does not have. A route for any method, as the usual site has one, knows them all.
+    let mut builder = SiteBuilder::new();
+    builder.prepared(Route::new("hello", "/hello"), Prepared::new("text/plain", *b"hi"));
+    let mut client = Client::new(builder.build().expect("a legal site"));
+    client.send(b"BREW /hello HTTP/1.1\r\nHost: h\r\n\r\nget /none HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.send(b"PUT /hello HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(
+        client.log,
+        "refuse 501 method_unknown Open\nrefuse 501 method_unknown Open\n\
+         answer 405 method_not_allowed\n"
+    );
 }
 
 #[test]

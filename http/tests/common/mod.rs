@@ -1,6 +1,9 @@
 //! A client's view of a connection: feeds bytes and renders what comes out as text.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
+pub mod harness;
+pub mod oracle;
+
 use std::fmt::Write;
 
 use ember_http::{
