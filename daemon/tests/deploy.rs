@@ -1,10 +1,17 @@
 //! What is in deploy/ fits the program: configs load, units are well-formed and call commands
 //! that exist, a container may do what the server does.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use common::Server;
+use rustix::thread::CapabilitySet;
+use serde_json::{Value, json};
 
 const EMBERD: &str = env!("CARGO_BIN_EXE_emberd");
 
@@ -99,7 +106,7 @@ fn units_are_well_formed_and_run_commands_that_exist() {
 
 #[test]
 fn the_seccomp_profile_allows_what_workers_are_left_with() {
-    let profile: serde_json::Value = serde_json::from_str(&read("container/seccomp.json")).unwrap();
+    let profile: Value = serde_json::from_str(&read("container/seccomp.json")).unwrap();
     let allowed: BTreeSet<&str> = profile["syscalls"]
         .as_array()
         .unwrap()
@@ -128,6 +135,103 @@ fn the_seccomp_profile_allows_what_workers_are_left_with() {
     for name in ["mount", "umount2", "unshare", "setns", "ptrace", "bpf", "keyctl", "init_module"] {
         assert!(!allowed.contains(name), "{name}");
     }
+}
+
+/// Set for the process that is to become a server with less.
+const CONFINED: &str = "EMBERD_TEST_CONFINED";
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_server_needs_no_more_than_the_profile_and_the_unit_leave_it() {
+    if std::env::var_os(CONFINED).is_some() {
+        become_a_confined_server();
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = "the_server_needs_no_more_than_the_profile_and_the_unit_leave_it";
+    command.args([name, "--exact", "--nocapture", "--"]).env(CONFINED, "yes");
+    let server = Server::launch(command, "workers = { count = 1, threads = 1 }", &[]);
+    server.wait_for_line("ready in");
+    let backend = server.wait_for_line("backend:");
+    let free = Server::start("workers = { count = 1, threads = 1 }");
+    assert_eq!(backend, free.wait_for_line("backend:"), "the same as without");
+    let first = server.workers()[0];
+    server.ask_well(&["reload"]);
+    let second = server.workers()[0];
+    assert_ne!(first, second);
+    nix::sys::signal::kill(second, nix::sys::signal::Signal::SIGKILL).unwrap();
+    server.wait_for_successor(second);
+    server.ask_well(&["upgrade"]);
+    server.ask_well(&["drain"]);
+}
+
+/// Gives up what the unit does not leave to the service and a container does not leave to it,
+/// and executes the server.
+#[cfg(target_arch = "x86_64")]
+fn become_a_confined_server() -> ! {
+    let unit = read("systemd/emberd.service");
+    let left = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let left: Vec<_> = left
+        .split(' ')
+        .map(|name| CapabilitySet::from_name(name.strip_prefix("CAP_").unwrap()).expect(name))
+        .collect();
+    if nix::unistd::geteuid().is_root() {
+        for capability in CapabilitySet::all().iter().filter(|it| !left.contains(it)) {
+            // EINVAL: one that this kernel does not know.
+            let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+        }
+    }
+    rustix::thread::set_no_new_privs(true).unwrap();
+    for filter in filters() {
+        seccompiler::apply_filter(&filter).unwrap();
+    }
+    let config = std::env::args().next_back().unwrap();
+    let error = Command::new(EMBERD).args(["run", "-c", &config]).env_remove(CONFINED).exec();
+    panic!("cannot execute {EMBERD}: {error}");
+}
+
+/// The profile as the kernel takes it: of two filters the one that refuses goes first.
+#[cfg(target_arch = "x86_64")]
+fn filters() -> Vec<seccompiler::BpfProgram> {
+    let profile: Value = serde_json::from_str(&read("container/seccomp.json")).unwrap();
+    let (mut allowed, mut absent) = (Vec::new(), Vec::new());
+    for entry in profile["syscalls"].as_array().unwrap() {
+        let names = entry["names"].as_array().unwrap();
+        let conditions = entry["args"].as_array();
+        let conditions: Option<Vec<Value>> = conditions.map(|it| it.iter().map(masked).collect());
+        allowed.extend(names.iter().map(|name| match &conditions {
+            Some(conditions) => json!({ "syscall": name, "args": conditions }),
+            None => json!({ "syscall": name }),
+        }));
+        if entry["action"] == "SCMP_ACT_ERRNO" {
+            assert_eq!(entry["errnoRet"], 38);
+            absent.extend(names.iter().map(|name| json!({ "syscall": name })));
+        }
+    }
+    assert_eq!((absent.len(), &profile["defaultErrnoRet"]), (1, &json!(1)));
+    let filter = |mismatch: Value, matching: Value, filter: Vec<Value>| {
+        json!({ "it": {
+            "mismatch_action": mismatch, "match_action": matching, "filter": filter
+        } })
+    };
+    let refuse = |errno: u32| json!({ "errno": errno });
+    [filter(refuse(1), json!("allow"), allowed), filter(json!("allow"), refuse(38), absent)]
+        .iter()
+        .map(|filter| {
+            let text = serde_json::to_vec(filter).unwrap();
+            let arch = seccompiler::TargetArch::x86_64;
+            let mut made = seccompiler::compile_from_json(text.as_slice(), arch).unwrap();
+            made.remove("it").unwrap()
+        })
+        .collect()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn masked(condition: &Value) -> Value {
+    assert_eq!(condition["op"], "SCMP_CMP_MASKED_EQ");
+    json!({
+        "index": condition["index"], "type": "qword",
+        "op": { "masked_eq": condition["value"] }, "val": condition["valueTwo"]
+    })
 }
 
 #[test]
@@ -180,7 +284,7 @@ fn assert_clean(what: &str, config: &Path, warnings: &[&str]) {
     }
     let output = command.output().unwrap();
     assert_well(what, &output);
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let found = report["findings"].as_array().unwrap();
     let found: Vec<&str> = found.iter().map(|it| it["message"].as_str().unwrap()).collect();
     assert_eq!(found, warnings, "{what}");
