@@ -16,6 +16,7 @@ pub mod conditional;
 mod conn;
 pub mod date;
 mod dispatch;
+mod explain;
 mod framing;
 mod head;
 mod limits;
@@ -34,6 +35,7 @@ mod target;
 
 pub use conn::{Conn, Event, Input, Phase, Refusal};
 pub use dispatch::Answer;
+pub use explain::{Explained, Explanation};
 pub use framing::BodyKind;
 pub use head::Version;
 pub use limits::Limits;
