@@ -225,7 +225,14 @@ impl Cli {
     pub fn execute(self, serve: supervisor::Serve) -> ExitCode {
         let outer = self.config;
         let done = match self.command.unwrap_or(Command::Run(ConfigArgs::default())) {
-            Command::Run(args) => return supervisor::run(args.over(&outer).sources(), serve),
+            Command::Run(args) => match args.over(&outer).sources() {
+                // It is read again on each reload.
+                Sources { file: Some(file), .. } if file.as_os_str() == "-" => Err(Failure::Other(
+                    "a server's config must be a file; `emberd check -c -` reads standard input"
+                        .to_owned(),
+                )),
+                sources => return supervisor::run(sources, serve),
+            },
             Command::Check(CheckArgs { config, deny_warnings, format }) => {
                 return check(&config.over(&outer), deny_warnings, format);
             }

@@ -127,6 +127,16 @@ fn usage_errors_end_with_two_and_missing_files_with_78() {
 }
 
 #[test]
+fn a_server_does_not_start_on_a_bad_config() {
+    let output = emberd(&["--listen", "8080"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(err(&output).starts_with("error: `listener[0].address`"), "{}", err(&output));
+    let output = emberd(&["-c", "-"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("must be a file"), "{}", err(&output));
+}
+
+#[test]
 fn flags_go_over_variables_and_those_over_the_file() {
     let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
     fs::write(file.path(), "[ring]\nbackend = \"auto\"\n").unwrap();

@@ -392,7 +392,7 @@ const LIMITS: &[Key] = &[
         "max_connections",
         Int(1, 16_777_216),
         Is("65536"),
-        "Connections at a time, all workers together. Above it, accepting waits.",
+        "Connections of a thread at a time. Above it, accepting waits.",
     ),
     key(
         "drain_delay",

@@ -167,7 +167,7 @@ pub struct Limits {
     /// Time before the lowest rates count.
     #[serde(with = "nanos")]
     pub rate_grace: Duration,
-    /// Connections at a time, all workers together.
+    /// Connections of a thread at a time.
     pub max_connections: u32,
     /// How long a draining server still serves everything but says "not ready".
     #[serde(with = "nanos")]

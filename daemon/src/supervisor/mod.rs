@@ -81,7 +81,11 @@ fn start(mut source: Source, serve: Serve) -> io::Result<ExitCode> {
     let settings = match source.load(&mut names) {
         Ok(settings) => settings,
         Err(report) => {
-            log::error(report);
+            // The report of a config has its lines and carets: nothing may stand before them.
+            match report.starts_with("error: ") {
+                true => eprintln!("{report}"),
+                false => log::error(report),
+            }
             return Ok(ExitCode::from(EXIT_CONFIG));
         }
     };
