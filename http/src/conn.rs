@@ -21,8 +21,10 @@ use crate::pace::{Pace, PaceLimits, since};
 use crate::reason::Reason;
 use crate::reply::{After, Persist, ReplyContext};
 use crate::request::Request;
-use crate::site::{Answers, RouteId, Site, VariantId};
+use crate::route::{Answers, RouteId};
+use crate::site::Site;
 use crate::target;
+use crate::variant::VariantId;
 
 /// Bytes that were received, and when.
 #[derive(Debug)]

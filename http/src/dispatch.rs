@@ -11,9 +11,11 @@ use crate::range::{self, Multipart, Ranges};
 use crate::reason::Reason;
 use crate::reply::{After, Persist};
 use crate::request;
+use crate::route::{Answers, RouteId, SlashStrategy};
 use crate::router::{Lookup, ParamSpan};
-use crate::site::{Answers, Kind, RouteId, Site, SlashStrategy, VariantId};
+use crate::site::Site;
 use crate::target::{self, Target, TargetForm};
+use crate::variant::{Kind, VariantId};
 
 /// A reply that the protocol made for one request: 405 with Allow, redirects, OPTIONS, ranges of
 /// prepared replies.

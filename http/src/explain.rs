@@ -5,8 +5,9 @@ use std::fmt;
 use crate::head::Head;
 use crate::method::{Method, Methods};
 use crate::reason::Reason;
+use crate::route::{RouteId, SlashStrategy};
 use crate::router::Lookup;
-use crate::site::{RouteId, Site, SlashStrategy};
+use crate::site::Site;
 use crate::target::{self, TargetForm};
 
 /// How a request would be answered.

@@ -28,10 +28,12 @@ pub mod range;
 mod reason;
 mod reply;
 mod request;
+mod route;
 mod router;
 mod site;
 pub mod status;
 mod target;
+mod variant;
 
 pub use conn::{Conn, Event, Input, Phase, Refusal};
 pub use dispatch::Answer;
@@ -49,9 +51,8 @@ pub use reply::{
     chunk_head,
 };
 pub use request::Request;
+pub use route::{HandlerId, Route, RouteId, RouteInfo, SiteError, SlashStrategy};
 pub use router::{Converter, PatternError};
-pub use site::{
-    HandlerId, Route, RouteId, RouteInfo, Site, SiteBuilder, SiteError, SlashStrategy, Variant,
-    VariantId, normalise_path,
-};
+pub use site::{Site, SiteBuilder, normalise_path};
 pub use target::{TargetForm, decode_part};
+pub use variant::{Variant, VariantId};

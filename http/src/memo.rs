@@ -5,7 +5,8 @@ use crate::carry::Carry;
 use crate::head::Head;
 use crate::method::Method;
 use crate::router::ParamSpan;
-use crate::site::{Site, VariantId};
+use crate::site::Site;
+use crate::variant::VariantId;
 
 /// Heads remembered.
 const ENTRIES: usize = 256;

@@ -8,8 +8,8 @@ use crate::framing::BodyKind;
 use crate::head::{Head, Known, Version};
 use crate::method::Method;
 use crate::range::{self, Ranges};
+use crate::route::{HandlerId, RouteId, RouteInfo};
 use crate::router::ParamSpan;
-use crate::site::{HandlerId, RouteId, RouteInfo};
 use crate::target::{Target, TargetForm, decode_part};
 
 /// A request that its route wants dispatched. Nothing of it is copied; it ends with the next call
