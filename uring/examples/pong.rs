@@ -32,14 +32,22 @@ enum How {
     Armed,
 }
 
+#[derive(Clone, Copy, Default)]
+struct Connection {
+    /// Bytes of an unfinished request.
+    partial: usize,
+    /// An armed reply went out when the first byte of its request came.
+    ahead: bool,
+}
+
 struct Pong<D> {
     driver: D,
     how: How,
     replies: Pinned,
     reply_len: usize,
     request_len: usize,
-    /// Bytes of an unfinished request, by slot.
-    partial: Vec<usize>,
+    /// By slot.
+    connections: Vec<Connection>,
     requests: u64,
     live: u64,
 }
@@ -94,8 +102,17 @@ impl<D: Driver> Pong<D> {
         let region = Region::new(1 << 18)?;
         let replies = region.alloc_from(reply.repeat(REPLIES_MAX).as_bytes());
         let replies = replies.ok_or(Errno::ENOMEM)?;
-        let (reply_len, partial) = (reply.len(), Vec::new());
-        Ok(Pong { driver, how, replies, reply_len, request_len: 0, partial, requests: 0, live: 0 })
+        let (reply_len, connections) = (reply.len(), Vec::new());
+        Ok(Pong {
+            driver,
+            how,
+            replies,
+            reply_len,
+            request_len: 0,
+            connections,
+            requests: 0,
+            live: 0,
+        })
     }
 
     fn run(&mut self) -> std::io::Result<()> {
@@ -114,28 +131,19 @@ impl<D: Driver> Pong<D> {
         match completion {
             Completion::Received { sock, buffer } => {
                 let len = buffer.len();
-                self.driver.give_back(buffer);
                 if self.request_len == 0 {
-                    self.request_len = len;
+                    // The first receive may hold several already.
+                    let bytes = self.driver.bytes(&buffer);
+                    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+                    self.request_len = end.map_or(len, |at| at + 4);
                 }
-                let partial = &mut self.partial[sock.slot() as usize];
-                let whole = *partial + len;
-                let count = (whole / self.request_len).min(REPLIES_MAX);
-                *partial = whole - count * self.request_len;
-                self.requests += count as u64;
-                match self.how {
-                    How::Then(then) => {
-                        let reply = self.replies.slice(..count * self.reply_len);
-                        let sent = self.driver.send(sock, reply.into(), then);
-                        sent.map_err(|_| Errno::EBUSY)?;
-                    }
-                    How::Armed => self.arm(sock)?,
-                }
+                self.driver.give_back(buffer);
+                self.received(sock, len)?;
             }
             Completion::Accepted { sock, .. } => {
                 self.live += 1;
-                let slots = self.partial.len().max(sock.slot() as usize + 1);
-                self.partial.resize(slots, 0);
+                let slots = self.connections.len().max(sock.slot() as usize + 1);
+                self.connections.resize(slots, Connection::default());
                 match self.how {
                     How::Then(_) => self.driver.recv(sock).map_err(|_| Errno::EBUSY)?,
                     How::Armed => self.arm(sock)?,
@@ -144,18 +152,43 @@ impl<D: Driver> Pong<D> {
             Completion::Ended { sock } | Completion::Failed { sock, .. } => self.driver.close(sock),
             Completion::Closed { sock } => {
                 self.live -= 1;
-                self.partial[sock.slot() as usize] = 0;
+                self.connections[sock.slot() as usize] = Connection::default();
             }
             Completion::AcceptPaused { error, .. } => return Err(error.into()),
-            Completion::Sent { .. }
-            | Completion::Peer { .. }
-            | Completion::Connected { .. }
-            | Completion::Woken => {}
+            Completion::Sent { sock } => self.arm(sock)?,
+            Completion::Peer { .. } | Completion::Connected { .. } | Completion::Woken => {}
         }
         Ok(())
     }
 
+    #[inline]
+    fn received(&mut self, sock: Sock, len: usize) -> std::io::Result<()> {
+        let connection = &mut self.connections[sock.slot() as usize];
+        let whole = connection.partial + len;
+        let count = (whole / self.request_len).min(REPLIES_MAX);
+        connection.partial = whole - count * self.request_len;
+        self.requests += count as u64;
+        let (owed, then) = match self.how {
+            How::Then(then) => (count, then),
+            How::Armed => (count - usize::from(connection.ahead && count > 0), Then::Nothing),
+        };
+        connection.ahead &= count == 0;
+        if owed > 0 || matches!(self.how, How::Then(_)) {
+            let reply = self.replies.slice(..owed * self.reply_len);
+            self.driver.send(sock, reply.into(), then).map_err(|_| Errno::EBUSY)?;
+        } else if connection.ahead {
+            self.driver.recv(sock).map_err(|_| Errno::EBUSY)?;
+        } else {
+            self.arm(sock)?;
+        }
+        Ok(())
+    }
+
+    /// The next reply goes out with the next byte. Where that continues a request, it is the reply
+    /// to that one.
     fn arm(&mut self, sock: Sock) -> std::io::Result<()> {
+        let connection = &mut self.connections[sock.slot() as usize];
+        connection.ahead = true;
         let reply = self.replies.slice(..self.reply_len);
         Ok(self.driver.arm(sock, reply).map_err(|_| Errno::EBUSY)?)
     }

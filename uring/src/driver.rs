@@ -269,7 +269,8 @@ pub trait Driver {
 
     /// Arms a reply ahead of its request: it goes out as soon as the first byte of a request is
     /// there, and then what came is reported as [`Completion::Received`]; at end-of-file nothing
-    /// is sent and [`Completion::Ended`] is reported. Arm again only after the received bytes have
+    /// is sent and [`Completion::Ended`] is reported. A peer that has its reply may go on before the
+    /// receive runs, so what came can be several requests, one of them answered. Arm again only after the received bytes have
     /// been parsed. Nothing may be in flight on the socket.
     ///
     /// # Errors

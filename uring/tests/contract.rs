@@ -437,6 +437,27 @@ fn an_armed_reply_goes_out_with_the_first_byte<W: World>(mut bench: Bench<W>) {
     bench.given_up(&reply);
 }
 
+fn requests_that_come_together_get_one_armed_reply<W: World>(mut bench: Bench<W>) {
+    let reply = bench.pinned(b"204");
+    let (mut client, sock) = bench.connected();
+    client.write(b"GET1GET2GET3");
+    bench.driver().arm(sock, reply.clone()).unwrap();
+    assert_eq!(bench.received(sock, 12), b"GET1GET2GET3");
+    assert_eq!(bench.client_reads(&mut client, 3), b"204");
+    // The surplus is answered by plain sends, and then it is armed again.
+    bench.send(sock, reply.clone(), Then::Nothing);
+    bench.sent(sock);
+    bench.send(sock, reply.clone(), Then::Nothing);
+    bench.sent(sock);
+    bench.driver().arm(sock, reply.clone()).unwrap();
+    assert_eq!(bench.client_reads(&mut client, 6), b"204204");
+    bench.nothing_more();
+    client.write(b"GET4");
+    assert_eq!(bench.received(sock, 4), b"GET4");
+    assert_eq!(bench.client_reads(&mut client, 3), b"204");
+    bench.given_up(&reply);
+}
+
 fn an_armed_reply_does_not_go_out_at_the_end<W: World>(mut bench: Bench<W>) {
     let reply = bench.pinned(b"204");
     let (mut client, sock) = bench.connected();
@@ -551,6 +572,7 @@ suite! {
     a_full_table_pauses_accepting
     receives_wait_for_buffers
     an_armed_reply_goes_out_with_the_first_byte
+    requests_that_come_together_get_one_armed_reply
     an_armed_reply_does_not_go_out_at_the_end
     a_connection_of_our_own_is_like_any_other
     a_refused_connection_fails
