@@ -1,5 +1,7 @@
 //! The best HTTP daemon for bare-metal Linux hosts.
 
+#![forbid(unsafe_code)]
+
 mod admin;
 mod application;
 pub mod boot;

@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::{Client, Server};
@@ -36,7 +37,10 @@ fn prepared_hits_are_linked_pairs_to_the_kernel() {
     // The first request comes with an accept and a receive of its own.
     client.get("/hello").unwrap();
     let worker = server.workers()[0];
-    let Some((mut script, mut said)) = start_tracing(worker.as_raw()) else { return };
+    // Taken away while it is mounted on, it would end the mount.
+    let mount = tempfile::tempdir().unwrap();
+    let tracing = start_tracing(worker.as_raw(), mount.path());
+    let Some((mut script, mut said)) = tracing else { return };
     for _ in 0..REQUESTS {
         assert_eq!(client.get("/hello").unwrap().status, 200);
     }
@@ -84,11 +88,10 @@ fn the_counters_tell_of_the_chains() {
     assert_eq!(queued("last"), 1.0);
 }
 
-fn start_tracing(pid: i32) -> Option<(Child, BufReader<ChildStdout>)> {
-    let mount = tempfile::tempdir().unwrap();
+fn start_tracing(pid: i32, mount: &Path) -> Option<(Child, BufReader<ChildStdout>)> {
     let mut script = Command::new("unshare")
         .args(["--mount", "sh", "-c", SCRIPT, "trace"])
-        .arg(mount.path())
+        .arg(mount)
         .arg(pid.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

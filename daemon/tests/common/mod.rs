@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ impl Server {
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.log.lines.lock().unwrap().0.clone()
+        self.log.lines.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -183,10 +183,10 @@ impl Log {
         let writer = Arc::clone(&log);
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                writer.lines.lock().unwrap().0.push(line);
+                writer.lines.lock().unwrap_or_else(PoisonError::into_inner).0.push(line);
                 writer.news.notify_all();
             }
-            writer.lines.lock().unwrap().1 = true;
+            writer.lines.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
             writer.news.notify_all();
         });
         log
@@ -194,7 +194,7 @@ impl Log {
 
     fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.lines.lock().unwrap();
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(line) = lines.0.iter().find(|line| wanted(line)) {
                 return line.clone();
