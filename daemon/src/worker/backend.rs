@@ -12,7 +12,7 @@ pub(crate) enum Opened {
     /// io_uring, as asked for or by default.
     Uring(Box<Uring>),
     /// epoll, as asked for or since io_uring was refused.
-    Epoll(Epoll),
+    Epoll(Box<Epoll>),
 }
 
 /// Opens the driver that the config asks for on the calling thread; says why it is that one, in
@@ -22,7 +22,7 @@ pub(crate) enum Opened {
 /// io_uring refused where nothing else was allowed, with the mend; or a refused epoll.
 pub(crate) fn open(config: &Config) -> io::Result<(Opened, String)> {
     let options = config.ring.options(config.limits.max_connections);
-    let epoll = |why: String| Ok((Opened::Epoll(Epoll::new(&options)?), why));
+    let epoll = |why: String| Ok((Opened::Epoll(Box::new(Epoll::new(&options)?)), why));
     match config.ring.backend {
         Backend::Epoll => epoll("asked for".to_owned()),
         Backend::IoUring => match Uring::new(options.clone()) {

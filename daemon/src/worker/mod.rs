@@ -98,7 +98,7 @@ impl Start {
         }
         match backend::open(&self.config)? {
             (Opened::Uring(driver), why) => self.serve_on(*driver, &why),
-            (Opened::Epoll(driver), why) => self.serve_on(driver, &why),
+            (Opened::Epoll(driver), why) => self.serve_on(*driver, &why),
         }
     }
 
