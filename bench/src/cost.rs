@@ -75,24 +75,31 @@ impl Costs {
         self.rustc == other.rustc && self.architecture == other.architecture
     }
 
-    /// The cases in which `now` differs from these kept costs by more than `margin` (a share), or
-    /// which only one of them has. A request that became cheaper is told too: the kept number is
-    /// to be lowered, or a later slow-down up to it would go unseen.
-    pub fn differences(&self, now: &Self, margin: f64) -> Vec<String> {
-        let mut found = Vec::new();
-        for (case, kept) in &self.cases {
-            match now.cases.get(case) {
-                None => found.push(format!("{case}: no longer measured")),
-                Some(cost) if (cost / kept - 1.0).abs() > margin => {
-                    let change = (cost / kept - 1.0) * 100.0;
-                    found.push(format!("{case}: {kept:.0} kept, now {cost:.0} ({change:+.1}%)"));
-                }
-                Some(_) => {}
-            }
-        }
+    /// The cases in which `now` costs more than is kept by more than `margin` (a share), or which
+    /// only one of the two has.
+    pub fn slow_downs(&self, now: &Self, margin: f64) -> Vec<String> {
+        let mut found = self.changes(now, |change| change > margin);
+        let gone = self.cases.keys().filter(|case| !now.cases.contains_key(*case));
+        found.extend(gone.map(|case| format!("{case}: no longer measured")));
         let new = now.cases.keys().filter(|case| !self.cases.contains_key(*case));
         found.extend(new.map(|case| format!("{case}: not kept yet")));
         found
+    }
+
+    /// The cases in which `now` costs less by more than `margin`: the kept number is to be lowered,
+    /// or a later slow-down up to it goes unseen.
+    pub fn gains(&self, now: &Self, margin: f64) -> Vec<String> {
+        self.changes(now, |change| change < -margin)
+    }
+
+    fn changes(&self, now: &Self, counts: impl Fn(f64) -> bool) -> Vec<String> {
+        let describe = |(case, kept): (&String, &f64)| {
+            let cost = now.cases.get(case)?;
+            let change = cost / kept - 1.0;
+            let text = format!("{case}: {kept:.0} kept, now {cost:.0} ({:+.1}%)", change * 100.0);
+            counts(change).then_some(text)
+        };
+        self.cases.iter().filter_map(describe).collect()
     }
 }
 
@@ -153,17 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_beyond_the_margin_is_told_either_way() {
+    fn changes_beyond_the_margin_are_told() {
         let kept = costs(&[("a", 1000.0), ("b", 1000.0), ("c", 1000.0), ("gone", 1.0)]);
         let now = costs(&[("a", 1019.0), ("b", 1030.0), ("c", 900.0), ("new", 1.0)]);
         assert_eq!(
-            kept.differences(&now, 0.02),
-            [
-                "b: 1000 kept, now 1030 (+3.0%)",
-                "c: 1000 kept, now 900 (-10.0%)",
-                "gone: no longer measured",
-                "new: not kept yet",
-            ]
+            kept.slow_downs(&now, 0.02),
+            ["b: 1000 kept, now 1030 (+3.0%)", "gone: no longer measured", "new: not kept yet"]
         );
+        assert_eq!(kept.gains(&now, 0.02), ["c: 1000 kept, now 900 (-10.0%)"]);
     }
 }
