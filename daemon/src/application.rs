@@ -40,6 +40,9 @@ pub fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(supervisor::WORKER_SUBCOMMAND) {
         return supervisor::worker_main(&serve);
     }
+    if supervisor::has_settled() {
+        return supervisor::go_on(Cli::sources_to_run, serve);
+    }
     Cli::parse().execute(serve)
 }
 

@@ -221,6 +221,15 @@ impl ConfigArgs {
 }
 
 impl Cli {
+    /// Where the config of `emberd run` comes from, with the arguments of this process.
+    pub fn sources_to_run() -> Sources {
+        let Self { command, config: outer } = Self::parse();
+        match command {
+            Some(Command::Run(args)) => args.over(&outer).sources(),
+            _ => outer.sources(),
+        }
+    }
+
     /// Does what was typed; `serve` is what workers do.
     pub fn execute(self, serve: supervisor::Serve) -> ExitCode {
         let outer = self.config;

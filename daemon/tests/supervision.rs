@@ -78,9 +78,13 @@ fn all_stopped(worker: Pid) -> bool {
 #[test]
 fn a_stuck_worker_is_noticed_and_replaced() {
     let server = Server::start("workers = { threads = 2, stuck_timeout = \"300ms\" }");
-    let worker = server.workers()[0];
-    kill(worker, Signal::SIGSTOP).unwrap();
-    server.wait_for_successor(worker);
+    // Also by a supervisor that took its workers over, or did so with their successors.
+    for change in [None, Some("upgrade"), Some("reload")] {
+        change.into_iter().for_each(|change| drop(server.ask_well(&[change])));
+        let worker = server.workers()[0];
+        kill(worker, Signal::SIGSTOP).unwrap();
+        server.wait_for_successor(worker);
+    }
     server.wait_for_line("was stuck: not all of its threads answered");
     assert_eq!(Client::new(server.address).get("/hello").unwrap().status, 200);
 }

@@ -145,6 +145,7 @@ impl Supervisor {
         self.systemd.keep(self.sockets.named());
         // It has shown what it can, and there is no way back any more.
         self.predecessor = None;
+        self.unsettled = true;
         for old in &mut self.generations[..at] {
             if old.stage != Stage::Leaving {
                 old.tell(leave_for_another(old.settings.drain_timeout), now);

@@ -201,17 +201,20 @@ impl Door {
         self.clients.push(Client { id, stream, heard: Vec::new(), asked: false });
     }
 
-    /// The socket and the clients that wait, to be handed on.
+    /// The socket and its clients, to be handed on.
     pub(crate) fn hand_over(&self) -> (DoorRecord, Vec<BorrowedFd<'_>>) {
-        let waiting = self.clients.iter().filter(|client| client.asked).map(|client| client.id);
+        let clients = self.clients.iter().map(|client| ClientRecord {
+            id: client.id,
+            heard: client.heard.clone(),
+            asked: client.asked,
+        });
         let record = DoorRecord {
             path: self.path.clone(),
             inode: self.inode,
-            waiting: waiting.collect(),
+            clients: clients.collect(),
             next: self.next,
         };
-        let waiting = self.clients.iter().filter(|client| client.asked);
-        let streams = waiting.map(|client| client.stream.as_fd());
+        let streams = self.clients.iter().map(|client| client.stream.as_fd());
         (record, std::iter::once(self.listener.as_fd()).chain(streams).collect())
     }
 
@@ -221,13 +224,10 @@ impl Door {
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Option<Self> {
         let listener = UnixListener::from(descriptors.next()?);
-        let client = |(id, stream): (ClientId, OwnedFd)| Client {
-            id,
-            stream: stream.into(),
-            heard: Vec::new(),
-            asked: true,
+        let client = |(ClientRecord { id, heard, asked }, stream): (ClientRecord, OwnedFd)| {
+            Client { id, stream: stream.into(), heard, asked }
         };
-        let clients = record.waiting.iter().copied().zip(descriptors).map(client).collect();
+        let clients = record.clients.into_iter().zip(descriptors).map(client).collect();
         let DoorRecord { path, inode, next, .. } = record;
         Some(Self { listener, path, inode, clients, next })
     }
@@ -245,8 +245,15 @@ impl Door {
 pub(crate) struct DoorRecord {
     path: PathBuf,
     inode: u64,
-    waiting: Vec<ClientId>,
+    clients: Vec<ClientRecord>,
     next: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ClientRecord {
+    id: ClientId,
+    heard: Vec<u8>,
+    asked: bool,
 }
 
 impl Client {

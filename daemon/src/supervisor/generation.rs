@@ -249,7 +249,7 @@ impl Running {
     /// It is ready: from now on it is asked whether it still runs.
     pub(crate) fn set_ready(&mut self, now: Instant, stuck_after: Option<Duration>) {
         self.ready = true;
-        if matches!(self.deadline, Some((_, Reason::NotReady))) {
+        if !matches!(self.deadline, Some((_, Reason::Lingers))) {
             self.deadline = None;
             self.next_ping = stuck_after.map(|stuck_after| now + stuck_after / 3);
         }

@@ -69,6 +69,26 @@ pub fn run(mut sources: Sources, serve: Serve) -> ExitCode {
     }
 }
 
+/// Whether this process is a supervisor that has begun anew, and [`go_on`] is what it does.
+pub fn has_settled() -> bool {
+    std::env::var(upgrade::VARIABLE).is_ok_and(|mode| mode == upgrade::SETTLE)
+}
+
+/// Goes on supervising. `sources` finds out where the config comes from, for the next reload.
+pub fn go_on(sources: fn() -> Sources, serve: Serve) -> ExitCode {
+    let resume = || {
+        // The kernel names a process after the file that it was executed from.
+        nix::sys::prctl::set_name(c"emberd")?;
+        let (legacy, name) = upgrade::Legacy::of_this_program()?;
+        let mut supervisor = Supervisor::new(Source::later(sources, name), serve, 1)?;
+        legacy.restore(&mut supervisor).map_err(io::Error::other)?;
+        // There is no other program to go back to.
+        supervisor.predecessor = None;
+        supervisor.run().map(ExitCode::from)
+    };
+    resume().unwrap_or_else(failed)
+}
+
 fn failed(error: io::Error) -> ExitCode {
     log::error(error);
     ExitCode::FAILURE
@@ -139,6 +159,7 @@ impl Supervisor {
             last_error: None,
             started: now,
             watcher: None,
+            unsettled: false,
             exit: None,
         })
     }

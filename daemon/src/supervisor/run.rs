@@ -19,7 +19,7 @@ use super::signals::{Asked, Signals};
 use super::sockets::Sockets;
 use super::spawn;
 use super::systemd::Systemd;
-use super::upgrade::{Predecessor, Probe};
+use super::upgrade::{Predecessor, Probe, Purpose};
 use crate::boot::Report;
 use crate::tune::watch::Watcher;
 
@@ -50,6 +50,8 @@ pub(super) struct Supervisor {
     pub(super) started: Instant,
     /// The watch over what was tuned.
     pub(super) watcher: Option<Watcher>,
+    /// Set when memory is held that only a start or a reload needs.
+    pub(super) unsettled: bool,
     /// Set when the loop is to end: the status to exit with.
     pub(super) exit: Option<u8>,
 }
@@ -68,6 +70,7 @@ impl Supervisor {
     /// Runs until there is nothing left to supervise; gives the exit status.
     pub(super) fn run(&mut self) -> io::Result<u8> {
         while self.exit.is_none() {
+            self.settle();
             for ear in self.wait()? {
                 match ear {
                     Ear::Signals => self.take_signals()?,
@@ -87,6 +90,21 @@ impl Supervisor {
             door.close();
         }
         Ok(self.exit.unwrap_or_default())
+    }
+
+    /// Gives back what reading a config took: pages of the program and its libraries, and of the
+    /// heap, are three times what this loop needs. Beginning anew leaves them behind, and takes
+    /// a few milliseconds in which nothing here has to happen.
+    fn settle(&mut self) {
+        let in_process = |it: &Generation| it.settings.in_process;
+        let busy = self.change.is_some() || self.pending.is_some() || self.probe.is_some();
+        let bound = self.watcher.is_some() || self.generations.iter().any(in_process);
+        if !self.unsettled || busy || bound || self.ending.is_some() {
+            return;
+        }
+        self.unsettled = false;
+        let error = self.execute(Purpose::Settle, &[]);
+        log::warning(format_args!("the supervisor keeps the memory of its start: {error}"));
     }
 
     fn wait(&self) -> io::Result<Vec<Ear>> {

@@ -23,9 +23,17 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where a config comes from, each time that it is read.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    sources: Sources,
+    origin: Origin,
     /// Whether standard input, if that is the source, has been read.
     read: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Origin {
+    /// What the command line and the environment name.
+    Known(Sources),
+    /// What the command line will be found to name when it is needed; and what that is called.
+    Later(fn() -> Sources, String),
 }
 
 /// All that a generation is started from.
@@ -63,7 +71,12 @@ pub(crate) struct Shared {
 impl Source {
     /// A source that is read anew by each [`Source::load`].
     pub(crate) fn new(sources: Sources) -> Self {
-        Self { sources, read: false }
+        Self { origin: Origin::Known(sources), read: false }
+    }
+
+    /// The same for a process that may never need it.
+    pub(crate) fn later(find: fn() -> Sources, name: String) -> Self {
+        Self { origin: Origin::Later(find, name), read: true }
     }
 
     /// The same in a process whose predecessor has read it before.
@@ -74,10 +87,11 @@ impl Source {
 
     /// What it is called for people.
     pub(crate) fn name(&self) -> String {
-        self.sources
-            .file
-            .as_ref()
-            .map_or_else(|| "built in".to_owned(), |file| file.display().to_string())
+        match &self.origin {
+            Origin::Known(Sources { file: Some(file), .. }) => file.display().to_string(),
+            Origin::Known(_) => "built in".to_owned(),
+            Origin::Later(_, name) => name.clone(),
+        }
     }
 
     /// Reads the config and places the workers; says what the config has to be warned of.
@@ -86,17 +100,25 @@ impl Source {
     /// The whole report of what is wrong, as a person wants to read it.
     pub(crate) fn load(&mut self, names: &mut Names) -> Result<Settings, String> {
         let again = std::mem::replace(&mut self.read, true);
-        if again && self.sources.file.as_deref() == Some(Path::new("-")) {
+        let sources = match &self.origin {
+            Origin::Known(sources) => sources.clone(),
+            Origin::Later(find, _) => {
+                let mut sources = find();
+                sources.environment.remove(super::upgrade::VARIABLE);
+                sources
+            }
+        };
+        if again && sources.file.as_deref() == Some(Path::new("-")) {
             let why = "the config was read from standard input, which cannot be read again; \
                        start with -c FILE to change it later";
             return Err(why.to_owned());
         }
-        let loaded = config::load(&self.sources).map_err(|report| report.human(false))?;
+        let loaded = config::load(&sources).map_err(|report| report.human(false))?;
         if loaded.warnings.warnings() > 0 {
             log::warning(loaded.warnings.human(false));
         }
         let mut config = loaded.config;
-        if application::is_there() && self.sources.file.is_none() {
+        if application::is_there() && sources.file.is_none() {
             // The embedded default's own pages would stand in the way of the program's.
             config.prepared.clear();
         }

@@ -317,7 +317,12 @@ impl Sockets {
                     Address::Systemd(_) => false,
                 }
         };
-        self.passed.extract_if(.., same).map(|(_, socket)| socket).collect()
+        let kept = self.passed.extract_if(.., same).map(|(_, socket)| socket);
+        kept.inspect(|socket| {
+            // Those of unix know no groups, and then there is nothing to join.
+            let _ = sockopt::set_socket_reuseport(socket, true);
+        })
+        .collect()
     }
 
     /// The first socket of an address is bound without SO_REUSEPORT, which would let it share

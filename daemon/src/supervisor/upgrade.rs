@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::change::{Change, Kind};
 use super::counters::{Counters, Record};
 use super::door::{ClientId, Door, DoorRecord, Reply};
-use super::generation::{Generation, Running, Stage, State, Worker};
+use super::generation::{Generation, Reason, Running, Stage, State, Worker};
 use super::link::{DESCRIPTORS_MAX, Link};
 use super::log;
 use super::restart::Restarts;
@@ -44,11 +45,14 @@ const PROBE: &str = "probe";
 /// Value of [`VARIABLE`]: take over.
 const TAKE: &str = "take";
 
+/// Value of [`VARIABLE`]: go on, as the same program that has begun anew.
+pub(super) const SETTLE: &str = "settle";
+
 /// How long the new program may take to say that it could.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Number of this form of [`HandOver`]; programs with another one do not understand each other.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// The new program while it shows what it can.
 #[derive(Debug)]
@@ -74,6 +78,9 @@ struct HandOver {
     version: String,
     /// Why the program that was to take over has not: this goes back to the old one.
     failed: Option<String>,
+    /// What the config is called for people.
+    source: String,
+    last_error: Option<String>,
     /// Where the program is in the file system.
     program: PathBuf,
     /// How the program that hands over was called, should it come to be called again.
@@ -121,6 +128,17 @@ pub(super) struct Predecessor {
     program: OwnedFd,
     arguments: Vec<Vec<u8>>,
     environment: Vec<Vec<u8>>,
+}
+
+/// What another program, or the same one, is executed for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose<'a> {
+    /// The new one takes over.
+    Upgrade,
+    /// The new one could not, for this reason: back to the old one.
+    GoBack(&'a str),
+    /// The same one, without the memory that its start took.
+    Settle,
 }
 
 /// What this process was started to do about a predecessor.
@@ -217,7 +235,7 @@ impl Supervisor {
             Ok(_) if self.ending.is_some() => "the server is draining".to_owned(),
             Ok(version) => {
                 log::info(format_args!("version {version} takes over"));
-                let error = self.execute(None, &probe.clients);
+                let error = self.execute(Purpose::Upgrade, &probe.clients);
                 format!("cannot execute {}: {error}", self.program.display())
             }
             Err(why) => why,
@@ -228,7 +246,7 @@ impl Supervisor {
     /// The upgrade failed after this program had taken over: the old one is executed again.
     pub(super) fn go_back(&mut self, why: &str, clients: Vec<ClientId>) {
         log::error(format_args!("the upgrade failed, and the old program goes on: {why}"));
-        let error = self.execute(Some(why), &clients);
+        let error = self.execute(Purpose::GoBack(why), &clients);
         log::error(format_args!("the old program cannot be executed: {error}"));
         // What the old program started still serves: keeping it is the best that is left.
         self.upgrade_refused(why, clients);
@@ -276,23 +294,29 @@ impl Supervisor {
     /// Executes another program in place, with all that there is: the new one, or, because the
     /// new one failed, the old one. Only comes back when that fails, and then nothing has
     /// changed.
-    fn execute(&self, failed: Option<&str>, clients: &[ClientId]) -> io::Error {
-        match self.try_execute(failed, clients) {
+    pub(super) fn execute(&self, purpose: Purpose<'_>, clients: &[ClientId]) -> io::Error {
+        match self.try_execute(purpose, clients) {
             Ok(never) => match never {},
             Err(error) => error,
         }
     }
 
-    fn try_execute(&self, failed: Option<&str>, clients: &[ClientId]) -> io::Result<Infallible> {
+    fn try_execute(&self, purpose: Purpose<'_>, clients: &[ClientId]) -> io::Result<Infallible> {
+        let (own_program, mode, failed) = match purpose {
+            Purpose::Upgrade => (self.program.clone(), TAKE, None),
+            Purpose::GoBack(why) => (PathBuf::new(), TAKE, Some(why)),
+            // Not the one that is in the file system now.
+            Purpose::Settle => ("/proc/self/exe".into(), SETTLE, None),
+        };
         let (program, arguments, mut environment) = match failed {
-            None => (self.program.clone(), own_arguments(), own_environment()),
+            None => (own_program, own_arguments(), own_environment()),
             Some(_) => {
                 let old = self.predecessor.as_ref().ok_or(io::ErrorKind::NotFound)?;
                 let program = format!("/proc/self/fd/{}", old.program.as_raw_fd()).into();
                 (program, old.arguments.clone(), old.environment.clone())
             }
         };
-        environment.push(format!("{VARIABLE}={TAKE}").into_bytes());
+        environment.push(format!("{VARIABLE}={mode}").into_bytes());
         let program = CString::new(program.into_os_string().into_vec())?;
         let (arguments, environment) = (c_strings(arguments)?, c_strings(environment)?);
         let (ours, theirs) = Link::pair()?;
@@ -315,6 +339,8 @@ impl Supervisor {
             form: FORM,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             failed: failed.map(ToOwned::to_owned),
+            source: self.source.name(),
+            last_error: self.last_error.clone(),
             program: self.program.clone(),
             arguments: own_arguments(),
             environment: own_environment(),
@@ -349,8 +375,27 @@ impl Supervisor {
 }
 
 impl Legacy {
+    /// What a program left that begins anew, and what its config is called.
+    pub(super) fn of_this_program() -> io::Result<(Self, String)> {
+        let legacy = receive(&Link::adopt_standard_input()?)?;
+        let source = legacy.hand_over.source.clone();
+        Ok((legacy, source))
+    }
+
+    /// Puts a supervisor's parts together again, and goes on with the upgrade that led here.
+    pub(super) fn take_over(mut self, into: &mut Supervisor) -> Result<(), String> {
+        let (failed, clients) =
+            (self.hand_over.failed.take(), mem::take(&mut self.hand_over.clients));
+        self.restore(into)?;
+        match failed {
+            Some(why) => into.upgrade_refused(&why, clients),
+            None => into.change = Some(Change::new(Kind::Upgrade, clients)),
+        }
+        Ok(())
+    }
+
     /// Puts a supervisor's parts together again.
-    pub(super) fn take_over(self, into: &mut Supervisor) -> Result<(), String> {
+    pub(super) fn restore(self, into: &mut Supervisor) -> Result<(), String> {
         let now = Instant::now();
         let hand_over = self.hand_over;
         let mut descriptors = self.descriptors.into_iter().skip(1);
@@ -371,10 +416,7 @@ impl Legacy {
         into.program = hand_over.program;
         into.last_number = hand_over.last_number;
         into.started = now.checked_sub(Duration::from_millis(hand_over.running_ms)).unwrap_or(now);
-        match hand_over.failed {
-            Some(why) => into.upgrade_refused(&why, hand_over.clients),
-            None => into.change = Some(Change::new(Kind::Upgrade, hand_over.clients)),
-        }
+        into.last_error = hand_over.last_error;
         Ok(())
     }
 }
@@ -413,21 +455,21 @@ impl GenerationRecord {
         now: Instant,
     ) -> Generation {
         let stage = if self.leaving { Stage::Leaving } else { Stage::Serving };
-        let stuck_after = settings.stuck_after;
         let mut worker = |record: WorkerRecord| {
             let state = match record.running.and_then(|it| Some((it, links.next()?))) {
-                Some((it, link)) => State::Running(it.revive(link.into(), stage, stuck_after, now)),
+                Some((it, link)) => State::Running(it.revive(link.into(), stage, &settings, now)),
                 None if stage == Stage::Leaving => State::Gone,
                 None => State::Waiting(now),
             };
             let WorkerRecord { index, pages, .. } = record;
             Worker { index, pages, restarts: Restarts::default(), state }
         };
+        let workers = self.workers.into_iter().map(&mut worker).collect();
         Generation {
             number: self.number,
             settings,
             stage,
-            workers: self.workers.into_iter().map(&mut worker).collect(),
+            workers,
             backend: self.backend,
             notes: self.notes,
         }
@@ -435,26 +477,22 @@ impl GenerationRecord {
 }
 
 impl RunningRecord {
-    fn revive(
-        self,
-        link: Link,
-        stage: Stage,
-        stuck_after: Option<Duration>,
-        now: Instant,
-    ) -> Running {
+    fn revive(self, link: Link, stage: Stage, settings: &Settings, now: Instant) -> Running {
         let mut running = Running {
             process: Process::Child(Pid::from_raw(self.pid)),
             link,
             since: now.checked_sub(Duration::from_millis(self.age_ms)).unwrap_or(now),
-            ready: self.ready,
-            deadline: None,
+            ready: false,
+            deadline: Some((now + settings.start_timeout, Reason::NotReady)),
             next_ping: None,
             failed: None,
             linked: true,
         };
         match self.leaves_in_ms {
             Some(left) => running.leave_by(now + Duration::from_millis(left)),
-            None if stage == Stage::Serving => running.set_ready(now, stuck_after),
+            None if stage == Stage::Serving && self.ready => {
+                running.set_ready(now, settings.stuck_after);
+            }
             None => {}
         }
         running

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io;
 
-use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
 /// A user of the system.
@@ -12,6 +12,9 @@ pub(crate) struct Resolved {
     pub(crate) name: String,
     uid: u32,
     gid: u32,
+    /// All groups it is in, looked up once: that loads libraries of the name service, which no
+    /// worker should carry.
+    groups: Vec<u32>,
 }
 
 /// The user that workers are meant to run as where the config names none.
@@ -60,7 +63,8 @@ impl Resolved {
     /// Changes the whole process over to this user and the groups it is in, for good.
     pub(super) fn become_it(&self) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        initgroups(&CString::new(self.name.as_str())?, gid)?;
+        let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups)?;
         setresgid(gid, gid, gid)?;
         setresuid(uid, uid, uid)?;
         // A process that changes its user hides its /proc from itself: the process metrics and
@@ -72,9 +76,17 @@ impl Resolved {
 fn look_up(name: &str) -> Result<Option<Resolved>, String> {
     let user =
         User::from_name(name).map_err(|error| format!("cannot look up user {name}: {error}"))?;
-    let resolved =
-        |user: User| Resolved { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() };
-    Ok(user.map(resolved))
+    let Some(user) = user else { return Ok(None) };
+    let groups = CString::new(name)
+        .map_err(io::Error::from)
+        .and_then(|name| Ok(getgrouplist(&name, user.gid)?))
+        .map_err(|error| format!("cannot look up the groups of {name}: {error}"))?;
+    Ok(Some(Resolved {
+        name: user.name,
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        groups: groups.into_iter().map(Gid::as_raw).collect(),
+    }))
 }
 
 #[cfg(test)]
