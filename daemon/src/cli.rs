@@ -1,6 +1,9 @@
 //! The command line. What a command does is in the module of its name; here is how it is typed
 //! and how it fails.
 
+// Doc comments here are help texts: what stands in brackets is a variable's name, no link.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;

@@ -1,6 +1,8 @@
 //! The best HTTP daemon for bare-metal Linux hosts.
 
 #![forbid(unsafe_code)]
+// A program's modules are documented for those who work on it: they may point at each other.
+#![allow(rustdoc::private_intra_doc_links)]
 
 mod admin;
 mod application;

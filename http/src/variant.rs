@@ -7,7 +7,7 @@ use crate::prepared::Rendered;
 use crate::reply::Persist;
 use crate::route::RouteId;
 
-/// The number of a rendered reply of a [`Site`].
+/// The number of a rendered reply of a [`Site`](crate::Site).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VariantId(pub u16);
 
