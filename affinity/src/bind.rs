@@ -1,7 +1,9 @@
-//! Binding of the calling thread to a CPU and of its memory to a NUMA node.
+//! Binding of the calling thread to a CPU and of its memory to a NUMA node, and giving up what the
+//! process no longer needs of it.
 //!
 //! The only file of this crate with `unsafe` in it: neither std nor nix wraps set_mempolicy(2),
-//! and asking hwloc for it would keep a topology alive in every worker.
+//! and asking hwloc for it would keep a topology alive in every worker; madvise(2) on a range of
+//! addresses is unsafe by nature.
 
 use std::io;
 
@@ -58,6 +60,38 @@ pub fn bind_memory(node: u32) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets go of the pages of program text that only the start needed: they leave the resident set
+/// of this process, stay in the page cache, and come back one by one where code runs again.
+///
+/// # Errors
+/// When /proc/self/maps cannot be read, or what madvise(2) said.
+pub fn release_start_up_text() -> io::Result<()> {
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        let Some((start, len)) = text_mapping(line) else { continue };
+        // SAFETY: the range is one mapping of this process, private, of a file, and neither
+        // writable now nor meant to be: its pages are the file's bytes and are read again from
+        // there when they are next touched.
+        let done = unsafe {
+            libc::madvise(std::ptr::with_exposed_provenance_mut(start), len, libc::MADV_DONTNEED)
+        };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Start and length of a line of /proc/self/maps, if it is private text of a file. Data that the
+/// dynamic linker has written and then sealed is no text and is left alone.
+fn text_mapping(line: &str) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let is_text = words.next()? == "r-xp" && words.nth(3)?.starts_with('/');
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    let (start, end) = (address(start)?, address(end)?);
+    is_text.then(|| (start, end.saturating_sub(start)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +101,25 @@ mod tests {
     fn allowed() -> Vec<usize> {
         let set = sched_getaffinity(Pid::from_raw(0)).expect("affinity");
         (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
+    }
+
+    #[test]
+    fn text_is_let_go_and_comes_back() {
+        assert_eq!(
+            text_mapping("7f00-7f10 r-xp 00001000 fe:00 42    /usr/lib/libx.so"),
+            Some((0x7f00, 0x10))
+        );
+        for line in [
+            "7f00-7f10 r--p 00001000 fe:00 42 /usr/lib/libx.so",
+            "7f00-7f10 rw-p 00001000 fe:00 42 /usr/lib/libx.so",
+            "7f00-7f10 r-xp 00000000 00:00 0",
+            "7f00-7f10 r-xp 00000000 00:00 0 [vdso]",
+            "",
+        ] {
+            assert_eq!(text_mapping(line), None, "{line}");
+        }
+        release_start_up_text().expect("madvise");
+        release_start_up_text().expect("madvise again");
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod queues;
 pub mod steering;
 mod topology;
 
-pub use bind::{bind_memory, pin_thread};
+pub use bind::{bind_memory, pin_thread, release_start_up_text};
 pub use cpu_set::{CPU_MAX, CpuSet, CpuSetError};
 pub use limits::Limits;
 pub use plan::{NicPlace, Numa, WorkerPlan, WorkersConfig};

@@ -130,6 +130,10 @@ impl Control {
                     return Err(io::Error::other(why));
                 }
                 Look::Ready(backend) => {
+                    if !told {
+                        // What it saves is a few megabytes: without it the worker serves as well.
+                        let _ = ember_affinity::release_start_up_text();
+                    }
                     if let Some(on_ready) = self.on_ready.take() {
                         on_ready()?;
                     }

@@ -66,7 +66,7 @@ impl Default for Options {
             buffers: 256,
             buffer_size: 8192,
             form: LinkForm::Linked,
-            poll_first: true,
+            poll_first: false,
             shutdown_last: true,
             direct: true,
             zero_copy_min: None,

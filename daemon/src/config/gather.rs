@@ -11,9 +11,12 @@ use super::report::Finding;
 use super::source::{Kind as SourceKind, Place, SourceMap};
 use super::suggest;
 use super::tree::{self, Node, Step, Value};
+use crate::application;
 
 /// What `emberd` serves without a config file.
 pub(crate) const EMBEDDED: &str = include_str!("default.toml");
+/// The same for a program with routes of its own: emberd's would stand in their way.
+const EMBEDDED_FOR_APPLICATION: &str = include_str!("default-application.toml");
 const EMBEDDED_NAME: &str = "embedded default";
 
 /// Bytes of a config file.
@@ -84,9 +87,9 @@ struct Gather<'a> {
 impl Gather<'_> {
     fn base(&mut self, file: Option<&Path>) -> Node {
         let Some(path) = file else {
-            let text = EMBEDDED.to_owned();
-            let id = self.sources.add_text(SourceKind::File, EMBEDDED_NAME, text);
-            return self.document(id, EMBEDDED.len());
+            let text = if application::is_there() { EMBEDDED_FOR_APPLICATION } else { EMBEDDED };
+            let id = self.sources.add_text(SourceKind::File, EMBEDDED_NAME, text.to_owned());
+            return self.document(id, text.len());
         };
         match read(path) {
             Ok(text) => self.file(path, text),

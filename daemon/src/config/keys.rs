@@ -248,7 +248,7 @@ const RING: &[Key] = &[
     key(
         "poll_first",
         Bool,
-        Is("true"),
+        Is("false"),
         "Let the receive after a reply wait for data without trying first.",
     ),
     key(
@@ -379,13 +379,6 @@ const LIMITS: &[Key] = &[
         Is("240B"),
         "Bytes a second that a body must come with, on the average since its start; `0` turns it \
          off.",
-    ),
-    key(
-        "min_write_rate",
-        Size(0, GIB),
-        Is("240B"),
-        "Bytes a second that a client must take of a reply, on the average since its start; `0` \
-         turns it off.",
     ),
     key("rate_grace", Duration(0, HOUR), Is("10s"), "Time before the lowest rates count."),
     key(

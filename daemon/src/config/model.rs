@@ -162,8 +162,6 @@ pub struct Limits {
     pub max_age: Duration,
     /// Bytes a second that a body must come with; 0: no matter how few.
     pub min_body_rate: u32,
-    /// Bytes a second that a client must take of a reply; 0: no matter how few.
-    pub min_write_rate: u32,
     /// Time before the lowest rates count.
     #[serde(with = "nanos")]
     pub rate_grace: Duration,

@@ -69,6 +69,8 @@ enum Ear {
 impl Supervisor {
     /// Runs until there is nothing left to supervise; gives the exit status.
     pub(super) fn run(&mut self) -> io::Result<u8> {
+        // From here on there is little to do. What it saves is resident memory alone.
+        let _ = ember_affinity::release_start_up_text();
         while self.exit.is_none() {
             self.settle();
             for ear in self.wait()? {

@@ -15,7 +15,7 @@ use super::confine::{self, Confinement};
 use super::sockets::{Slot, Wanted};
 use super::{limits, log, spawn};
 use crate::config::{self, Config, Sources};
-use crate::{application, boot, tune, worker};
+use crate::{boot, tune, worker};
 
 /// How long a worker may take from its start to accepting.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,13 +117,7 @@ impl Source {
         if loaded.warnings.warnings() > 0 {
             log::warning(loaded.warnings.human(false));
         }
-        let mut config = loaded.config;
-        if application::is_there() && sources.file.is_none() {
-            // The embedded default's own pages would stand in the way of the program's.
-            config.prepared.clear();
-        }
-        worker::check(&config)?;
-        let (settings, warnings) = Settings::new(config, names)?;
+        let (settings, warnings) = Settings::new(loaded.config, names)?;
         // What a reload cannot change has been said before.
         for warning in warnings.iter().filter(|_| !again) {
             log::warning(warning);

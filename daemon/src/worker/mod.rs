@@ -35,14 +35,6 @@ pub fn intern(names: &mut Names, config: &Config) {
     tally::intern(names, of_config.iter().map(String::as_str));
 }
 
-/// Whether the workers can serve this config together with the program's own routes.
-///
-/// # Errors
-/// What they cannot, for people.
-pub fn check(config: &Config) -> Result<(), String> {
-    Sites::new(config).map(drop).map_err(|error| error.to_string())
-}
-
 /// Runs a worker until it is told to leave and all of its threads have.
 ///
 /// # Errors
@@ -96,7 +88,9 @@ impl Start {
         if let Some(cpu) = self.boot.cpu {
             pin_thread(cpu)?;
         }
-        match backend::open(&self.config)? {
+        // Said before the seat is left: the process may end as soon as it is.
+        let tell = |error: &io::Error| eprintln!("emberd: worker {}: {error}", self.worker);
+        match backend::open(&self.config).inspect_err(tell)? {
             (Opened::Uring(driver), why) => self.serve_on(*driver, &why),
             (Opened::Epoll(driver), why) => self.serve_on(*driver, &why),
         }
