@@ -208,3 +208,17 @@ fn interrupted_it_stops_at_once_even_with_requests_under_way() {
     assert_eq!(server.wait().code(), Some(0));
     assert!(blocked.join().unwrap());
 }
+
+/// However early it is asked to end, that is no failure.
+#[test]
+fn asked_to_end_while_it_starts_it_ends_well() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        for _ in 0..5 {
+            let program = Command::new(env!("CARGO_BIN_EXE_emberd"));
+            let mut server = Server::launch(program, "", &[]);
+            server.wait_for_line("version");
+            server.signal(signal);
+            assert!(server.wait().success());
+        }
+    }
+}

@@ -173,8 +173,13 @@ impl Supervisor {
     /// Takes back the change that is under way, since something more urgent came.
     pub(super) fn abandon_change(&mut self, why: &str) {
         self.drop_starting();
+        let starting = self.change.as_ref().is_some_and(|change| change.kind == Kind::Start);
         if self.change.is_some() {
             self.change_failed(why);
+        }
+        if starting {
+            // It was asked to end before it had begun: nothing has failed.
+            self.exit = Some(0);
         }
         if let Some(pending) = self.pending.take() {
             for client in pending.clients {
