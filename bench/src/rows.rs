@@ -90,7 +90,7 @@ pub const HELLO: &[u8] = b"Hello, World!";
 
 impl LoadWork {
     /// The usual load: `GET /hello` over kept connections, one request at a time on each.
-    fn hello() -> Self {
+    pub(crate) fn hello() -> Self {
         Self {
             path: "/hello",
             body: BodySpec::Hello,

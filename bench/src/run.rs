@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::host::cpu::{CpuTime, busy_us};
 use crate::host::machine::Machine;
 use crate::host::memory::Memory;
-use crate::load::{self, Expect, Fields, Held, Mode, Options, Outcome, Refill, Request};
+use crate::load::{self, Expect, Held, Mode, Options, Outcome, Request};
 use crate::peers::{PeerError, Peers, Server, Start, Values};
 use crate::results::{DISTURBED_MAX, Idle, Latency, Results, Row, Sample, Settings, Subject};
 use crate::rows::{BodySpec, HELLO, LoadWork, RowSpec, SubjectSpec, Tier, Work};
@@ -297,16 +297,7 @@ impl Measured<'_> {
     /// The memory before is that of a server that has been busy: what it grows by while it
     /// works is not the idle connections'.
     fn idle(&self, count: usize) -> Result<Sample, String> {
-        let work = LoadWork {
-            path: "/hello",
-            body: BodySpec::Hello,
-            connections: 64,
-            depth: 1,
-            mode: Mode::Closed(Refill::Batch),
-            fields: Fields::Plain,
-            pinned: true,
-        };
-        let options = self.options(&work, Duration::ZERO, self.plan.warmup);
+        let options = self.options(&LoadWork::hello(), Duration::ZERO, self.plan.warmup);
         let outcome = load::run(&options, &mut |_| {});
         let before = Memory::of(&self.server.pids());
         let held = Held::open(self.server.address, &options.requests[0], count)

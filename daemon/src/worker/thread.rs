@@ -296,7 +296,7 @@ impl<D: Driver> Thread<D> {
             Completion::Ended { sock } => self.ended(sock),
             Completion::Failed { sock, op, error } => self.failed(sock, op, error),
             Completion::Closed { sock } => self.closed(sock),
-            Completion::AcceptPaused { listener, error } => self.accept_paused(listener, error),
+            Completion::AcceptPaused { listener, .. } => self.accept_paused(listener),
             Completion::Peer { sock, address } => self.peer(sock, address.map(|a| *a)),
             // This loop never asks the driver to connect.
             Completion::Connected { sock } => self.driver.close(sock),
@@ -618,12 +618,11 @@ impl<D: Driver> Thread<D> {
         }
     }
 
-    fn accept_paused(&mut self, listener: ListenerId, error: Errno) {
+    fn accept_paused(&mut self, listener: ListenerId) {
         if !self.paused.contains(&listener) {
             self.paused.push(listener);
         }
         self.paused_until.get_or_insert(self.now + ACCEPT_RETRY);
-        let _ = error;
     }
 
     /// Begins to answer a request whose handler answers later.
