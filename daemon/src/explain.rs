@@ -10,7 +10,7 @@ use ember_http::{
 use serde::Serialize;
 
 use crate::cli::{ConfigArgs, Failure, say};
-use crate::config::{Address, Config, Loaded};
+use crate::config::{Address, Config, Loaded, Reply};
 use crate::worker::{Handler, Sites};
 
 /// What one listener makes of the request.
@@ -110,6 +110,11 @@ fn answers(config: &Config, method: &str, target: &Target<'_>) -> Result<Vec<Ans
             status: None,
             why: String::new(),
         };
+        if let Some(reply) = &listener.reply {
+            answer.armed(&listener.name, reply);
+            answers.push(answer);
+            continue;
+        }
         let (mut conn, mut memo) = (Conn::new(0), Memo::new());
         match conn.next(site, &mut memo, &mut Input::new(head.as_bytes(), 0)) {
             Event::Prepared { variant, .. } => answer.prepared(site, variant),
@@ -146,6 +151,16 @@ impl Answer {
             variant.head().len(),
             variant.body().len()
         );
+    }
+
+    fn armed(&mut self, listener: &str, reply: &Reply) {
+        self.route = Some(listener.to_owned());
+        self.path_kind = "armed";
+        self.status = Some(reply.status);
+        self.why =
+            "this listener has one reply for whatever is asked, sent by the ring as soon as \
+                    a request begins"
+                .to_owned();
     }
 
     fn dynamic(&mut self, sites: &Sites, site: &Site, request: &Request<'_>) {
@@ -244,6 +259,8 @@ mod tests {
         }
         let hidden = explain(&["listener.0.routes=/health"], "GET", "/hello");
         assert!(hidden[0].2.contains("does not serve it"), "{}", hidden[0].2);
+        let one = explain(&["listener.0.reply.status=204"], "POST", "/any");
+        assert_eq!((one[0].0, one[0].1), (Some(204), "armed"));
     }
 
     #[test]

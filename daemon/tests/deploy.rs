@@ -26,7 +26,7 @@ fn example_configs_are_in_order() {
         assert_clean(&example.display().to_string(), &example, &[]);
         seen += 1;
     }
-    assert!(seen >= 4, "{seen} examples");
+    assert!(seen >= 5, "{seen} examples");
 }
 
 #[test]

@@ -275,6 +275,12 @@ impl Conn {
         self.core.flags |= DRAIN;
     }
 
+    /// Whether the reply to the next request would be the connection's last, as far as is known now.
+    #[must_use]
+    pub fn is_last(&self, site: &Site, now_ms: u64) -> bool {
+        self.core.requests_to_come(&site.limits, now_ms) == 0
+    }
+
     /// Whether nothing is under way: no part of a request has come that is not answered.
     #[must_use]
     pub fn is_idle(&self) -> bool {

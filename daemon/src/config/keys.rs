@@ -475,8 +475,7 @@ const LISTENER: &[Key] = &[
         Nothing,
         "One reply without body for whatever is asked, armed ahead of the request. Such a \
          listener has no routes.",
-    )
-    .later(),
+    ),
 ];
 
 const REPLY: &[Key] = &[

@@ -1,5 +1,6 @@
 //! A worker: one ring thread for each of its CPUs, and the loop that each of them runs.
 
+mod armed;
 mod backend;
 mod replies;
 mod scribe;

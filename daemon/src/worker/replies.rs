@@ -125,6 +125,17 @@ impl Replies {
         }
     }
 
+    /// One reply of `variant` whose body is small, where pinned memory can be had for it.
+    pub(crate) fn pinned(&mut self, variant: VariantId) -> Option<Pinned> {
+        debug_assert!(self.len_of(variant) <= BODY_INLINE_MAX, "it is one range");
+        self.block(variant, Shape::One)
+    }
+
+    /// The length of a reply in bytes.
+    pub(crate) fn len_of(&self, variant: VariantId) -> usize {
+        self.site.variant(variant).len()
+    }
+
     fn push_run(&mut self, id: VariantId, count: u32, out: &mut Outgoing) {
         let len = self.site.variant(id).len();
         let mut left = count;

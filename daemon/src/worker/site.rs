@@ -8,6 +8,7 @@ use ember_http::{
 };
 use ipnet::IpNet;
 
+use super::armed::OneReply;
 use crate::admin;
 use crate::application;
 use crate::boot::ADMIN_LISTENER;
@@ -52,6 +53,8 @@ pub(crate) struct Sites {
     sites: Vec<Arc<Site>>,
     handlers: Vec<Handler>,
     listeners: Vec<(String, usize)>,
+    /// Of each listener, the admin's too.
+    one_replies: Vec<Option<OneReply>>,
 }
 
 impl Sites {
@@ -60,9 +63,23 @@ impl Sites {
     /// # Errors
     /// What the tables cannot hold; the config's own check finds that first.
     pub(crate) fn new(config: &Config) -> Result<Sites, SiteError> {
-        let mut sites = Sites { sites: Vec::new(), handlers: Vec::new(), listeners: Vec::new() };
+        let mut sites = Sites {
+            sites: Vec::new(),
+            handlers: Vec::new(),
+            listeners: Vec::new(),
+            one_replies: Vec::new(),
+        };
         let mut known: Vec<(Vec<&str>, usize)> = Vec::new();
         for listener in &config.listeners {
+            if let Some(reply) = &listener.reply {
+                let mut builder = SiteBuilder::new();
+                builder.limits(limits(config));
+                let (site, one) = OneReply::add(builder, &listener.name, reply)?;
+                sites.listeners.push((listener.name.clone(), sites.sites.len()));
+                sites.one_replies.push(Some(one));
+                sites.sites.push(Arc::new(site));
+                continue;
+            }
             let routes = served(config, listener);
             let site = match known.iter().find(|(of, _)| *of == routes) {
                 Some((_, site)) => *site,
@@ -73,10 +90,12 @@ impl Sites {
                 }
             };
             sites.listeners.push((listener.name.clone(), site));
+            sites.one_replies.push(None);
         }
         if config.admin.is_some() {
             let site = sites.add_admin(config)?;
             sites.listeners.push((ADMIN_LISTENER.to_string(), site));
+            sites.one_replies.push(None);
         }
         Ok(sites)
     }
@@ -99,6 +118,12 @@ impl Sites {
     /// The index of the site that a listener serves.
     pub(crate) fn of_listener(&self, listener: usize) -> usize {
         self.listeners[listener].1
+    }
+
+    /// The one reply of a listener that has but one.
+    #[inline]
+    pub(crate) fn one_reply(&self, listener: usize) -> Option<&OneReply> {
+        self.one_replies[listener].as_ref()
     }
 
     /// The site that a listener serves.

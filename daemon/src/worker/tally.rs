@@ -4,7 +4,7 @@
 //! no client has the reply yet, so whoever has seen a reply finds it counted.
 
 use ember_affinity::WorkerPlan;
-use ember_http::{Method, Reason, Refusal, RouteId, Site, VariantId};
+use ember_http::{Method, Persist, Reason, Refusal, RouteId, Site, VariantId};
 use ember_metrics::{
     Chain, Counter, Gauge, Histogram, Key, Method as MethodLabel, NameId, Names, Page, PathKind,
     SendResult,
@@ -18,6 +18,14 @@ use crate::boot::ADMIN_LISTENER;
 
 /// The `route` label of requests that no route answers.
 const UNMATCHED: &str = "unmatched";
+
+/// Which request of a listener with one reply was answered, for its counters.
+pub(crate) struct OneReplyKey {
+    pub(crate) site: usize,
+    pub(crate) route: RouteId,
+    pub(crate) method: Option<Method>,
+    pub(crate) status: u16,
+}
 
 /// Why a connection was closed; the name is the `reason` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +136,6 @@ struct VariantCounters {
     bytes: Counter,
     duration: Histogram,
     sends: Counter,
-    route: NameId,
 }
 
 /// Hits of one variant in this turn.
@@ -251,10 +258,12 @@ impl Tally {
     }
 
     /// A linked pair or last words broke before the reply had gone out.
-    pub(crate) fn send_failed(&mut self, site: usize, variant: VariantId, last: bool) {
-        let Some(counters) = self.sites[site].variants[variant.index()] else { return };
-        let chain = if last { Chain::Last } else { Chain::ReplyRecv };
-        let key = Key::prepared_sends(counters.route, chain, SendResult::Failed);
+    pub(crate) fn send_failed(&mut self, site: usize, route: Option<RouteId>, chain: Chain) {
+        let name = match route {
+            Some(route) => self.sites[site].routes[route.index()],
+            None => self.sites[site].unmatched,
+        };
+        let key = Key::prepared_sends(name, chain, SendResult::Failed);
         let counter = self.page.counter(key);
         self.page.add(counter, 1);
     }
@@ -291,10 +300,56 @@ impl Tally {
         let method = refusal.method.map_or(MethodLabel::Other, label);
         self.count(name, method, status, PathKind::Error, bytes, elapsed_ns);
         if reason.is_parse_error() {
-            let key = Key::parse_errors(self.names.id(reason.name()));
-            let counter = self.page.counter(key);
-            self.page.add(counter, 1);
+            self.malformed(reason);
         }
+    }
+
+    /// A request could not be read.
+    pub(crate) fn malformed(&mut self, reason: Reason) {
+        let counter = self.page.counter(Key::parse_errors(self.names.id(reason.name())));
+        self.page.add(counter, 1);
+    }
+
+    /// An armed reply of `bytes` bytes turned out to have answered a request. Nobody measured
+    /// when.
+    pub(crate) fn armed(&mut self, of: &OneReplyKey, bytes: usize) {
+        let name = self.sites[of.site].routes[of.route.index()];
+        let method = of.method.map_or(MethodLabel::Other, label);
+        let keys = [
+            (Key::http_requests(name, method, of.status, PathKind::Armed), 1),
+            (Key::http_response_bytes(name), bytes as u64),
+            (Key::prepared_sends(name, Chain::RecvReply, SendResult::Queued), 1),
+        ];
+        for (key, count) in keys {
+            let counter = self.page.counter(key);
+            self.page.add(counter, count);
+        }
+    }
+
+    /// `count` replies of an armed listener, of together `bytes` bytes, go out after their requests,
+    /// since those came together with another.
+    pub(crate) fn answered_plainly(
+        &mut self,
+        of: &OneReplyKey,
+        persist: Persist,
+        count: u32,
+        bytes: usize,
+        elapsed_ns: u64,
+    ) {
+        let name = self.sites[of.site].routes[of.route.index()];
+        let method = of.method.map_or(MethodLabel::Other, label);
+        let chain = if persist.closes() { Chain::Last } else { Chain::ReplyRecv };
+        let keys = [
+            (Key::http_requests(name, method, of.status, PathKind::Prepared), u64::from(count)),
+            (Key::http_response_bytes(name), bytes as u64),
+            (Key::prepared_sends(name, chain, SendResult::Queued), 1),
+        ];
+        for (key, count) in keys {
+            let counter = self.page.counter(key);
+            self.page.add(counter, count);
+        }
+        let duration = self.page.histogram(Key::http_request_duration(name, PathKind::Prepared));
+        self.page.observe_many(duration, elapsed_ns, u64::from(count));
     }
 
     /// A request went to a handler that answers later, or one of these was answered.
@@ -389,7 +444,6 @@ impl SiteCounters {
             bytes: page.counter(Key::http_response_bytes(name)),
             duration: page.histogram(Key::http_request_duration(name, kind)),
             sends: page.counter(Key::prepared_sends(name, chain, SendResult::Queued)),
-            route: name,
         };
         self.variants[id.index()] = Some(counters);
         counters

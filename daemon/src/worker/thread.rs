@@ -7,15 +7,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ember::{IntoResponse as _, Response};
 use ember_http::{
-    After, BodyKind, Conn, Event, HandlerId, Input, Memo, Method, Phase, Refusal, ReplyContext,
-    RouteId, VariantId,
+    After, BodyKind, Conn, Event, HandlerId, Input, Memo, Method, Persist, Phase, Refusal,
+    ReplyContext, RouteId, VariantId,
 };
-use ember_metrics::Format;
+use ember_metrics::{Chain, Format};
 use ember_uring::{
     Buffer, Completion, Driver, Errno, Full, ListenerId, Op, Payload, PeerAddr, Piece, Sock, Then,
 };
 use slab::Slab;
 
+use super::armed::{self, Talk};
 use super::replies::{Outgoing, Replies};
 use super::scribe::{Mailbox, Scrape, Scribe, Ticket, wanted_format};
 use super::site::{Handler, Sites};
@@ -64,6 +65,8 @@ struct Connection {
     closed: Closed,
     /// The last prepared reply, to name the route if its chain breaks.
     last: Option<VariantId>,
+    /// An armed reply is out, or may be, for which no request has been read yet.
+    prepaid: bool,
     gathered: Option<Box<Gathered>>,
 }
 
@@ -94,12 +97,12 @@ struct About {
 }
 
 /// Where the replies of one conversation are put together and counted.
-struct Desk<'a> {
-    index: usize,
-    replies: &'a mut Replies,
-    tally: &'a mut Tally,
-    out: &'a mut Outgoing,
-    now: Instant,
+pub(super) struct Desk<'a> {
+    pub(super) index: usize,
+    pub(super) replies: &'a mut Replies,
+    pub(super) tally: &'a mut Tally,
+    pub(super) out: &'a mut Outgoing,
+    pub(super) now: Instant,
 }
 
 /// What one site needs in this thread.
@@ -109,9 +112,11 @@ struct Served {
 }
 
 /// How a conversation on received bytes ended.
-enum Next {
+pub(super) enum Next {
     /// Send what there is, then receive.
     Receive,
+    /// Send what there is, then arm the one reply ahead of the next request.
+    Arm,
     /// Send what there is, then wait for the handler.
     Wait(u32),
     /// Send what there is, then close.
@@ -328,6 +333,28 @@ impl<D: Driver> Thread<D> {
         self.open += 1;
         self.wheel.set(sock.slot(), deadline);
         self.tally.accepted(listener);
+        self.begin(sock);
+    }
+
+    /// Waits for a request, with the reply armed ahead of it where the listener has but one.
+    fn begin(&mut self, sock: Sock) {
+        let now_ms = self.now_ms();
+        let connection = &mut self.connections[sock.slot() as usize];
+        let listener = usize::from(connection.listener);
+        if let Some(one) = self.sites.one_reply(listener)
+            && matches!(self.order, Order::Serve | Order::Unready)
+            && !connection.conn.is_last(self.sites.site_of(listener), now_ms)
+        {
+            let id = one.variant(Persist::Default);
+            let replies = &mut self.served[self.sites.of_listener(listener)].replies;
+            if let Some(reply) = replies.pinned(id)
+                && self.driver.arm(sock, reply).is_ok()
+            {
+                connection.last = Some(id);
+                connection.prepaid = true;
+                return;
+            }
+        }
         self.receive(sock);
     }
 
@@ -369,7 +396,7 @@ impl<D: Driver> Thread<D> {
     #[inline]
     fn converse(&mut self, sock: Sock, buffer: Option<&Buffer>) -> Next {
         let Self { driver, sites, served, connections, pending, tally, out, now, .. } = self;
-        let Connection { conn, listener, gathered, last, .. } =
+        let Connection { conn, listener, gathered, last, prepaid, .. } =
             &mut connections[sock.slot() as usize];
         let index = sites.of_listener(usize::from(*listener));
         let site = sites.all()[index].as_ref();
@@ -381,6 +408,10 @@ impl<D: Driver> Thread<D> {
         let draining = !matches!(self.order, Order::Serve | Order::Unready);
         if draining {
             conn.drain();
+        }
+        if let Some(one) = sites.one_reply(usize::from(*listener)) {
+            let talk = Talk { one, site, conn, memo, prepaid, now_ms };
+            return armed::converse(talk, &mut input, &mut desk);
         }
         loop {
             let (after, why) = match conn.next(site, memo, &mut input) {
@@ -476,6 +507,14 @@ impl<D: Driver> Thread<D> {
                     None => self.receive(sock),
                 }
             }
+            Next::Arm => {
+                self.connections[sock.slot() as usize].stage = Stage::Open;
+                self.extend_deadline(sock);
+                match payload {
+                    Some(payload) => self.send(sock, payload, Then::Nothing),
+                    None => self.begin(sock),
+                }
+            }
             Next::Wait(ticket) => {
                 self.connections[sock.slot() as usize].stage = Stage::Dispatched(ticket);
                 self.wheel.remove(sock.slot());
@@ -497,10 +536,9 @@ impl<D: Driver> Thread<D> {
                 let linger = self.linger_ticks(sock);
                 let stage = Stage::Lingering { receiving: false };
                 self.set_closing(sock, stage, reason, linger);
-                match payload {
-                    Some(payload) => self.send(sock, payload, Then::Shutdown),
-                    None => self.linger(sock),
-                }
+                // Without one the last reply was an armed one, and is out.
+                let payload = payload.unwrap_or_else(|| Payload::Owned(Vec::new()));
+                self.send(sock, payload, Then::Shutdown);
             }
         }
     }
@@ -560,7 +598,8 @@ impl<D: Driver> Thread<D> {
         match self.connections[sock.slot() as usize].stage {
             Stage::Dispatched(ticket) => self.start(ticket as usize),
             Stage::Lingering { .. } => self.linger(sock),
-            Stage::Free | Stage::Open | Stage::Closing => {}
+            Stage::Open => self.begin(sock),
+            Stage::Free | Stage::Closing => {}
         }
     }
 
@@ -589,8 +628,13 @@ impl<D: Driver> Thread<D> {
             && let Some(variant) = connection.last
         {
             let site = self.sites.of_listener(usize::from(connection.listener));
-            let last = connection.stage == Stage::Closing;
-            self.tally.send_failed(site, variant, last);
+            let chain = match connection.stage {
+                Stage::Open if connection.prepaid => Chain::RecvReply,
+                Stage::Closing => Chain::Last,
+                _ => Chain::ReplyRecv,
+            };
+            let route = self.sites.all()[site].variant(variant).route();
+            self.tally.send_failed(site, route, chain);
         }
         if let Stage::Dispatched(ticket) = connection.stage {
             self.forget(ticket as usize);
@@ -758,7 +802,10 @@ impl<D: Driver> Thread<D> {
                 let served = connection.conn.served() > 0;
                 let index = self.sites.of_listener(usize::from(connection.listener));
                 let site = &self.sites.all()[index];
-                match connection.conn.handle_timeout(site, now_ms) {
+                let refusal = connection.conn.handle_timeout(site, now_ms);
+                let one = self.sites.one_reply(usize::from(connection.listener)).is_some();
+                // Where there is but one reply nothing else is ever said.
+                match refusal.filter(|_| !one) {
                     Some(refusal) => {
                         let len =
                             self.served[index].replies.push(refusal.variant, 1, &mut self.out);
@@ -806,6 +853,7 @@ impl Connection {
             wakes: 0,
             closed: Closed::Peer,
             last: None,
+            prepaid: false,
             gathered: None,
         }
     }

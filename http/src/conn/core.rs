@@ -127,7 +127,7 @@ impl Core {
     /// How many requests may still come behind which the connection goes on. The last one's reply
     /// says so, and is not remembered.
     #[inline]
-    fn requests_to_come(&self, limits: &Limits, now_ms: u64) -> u32 {
+    pub(super) fn requests_to_come(&self, limits: &Limits, now_ms: u64) -> u32 {
         if self.flags & DRAIN != 0 || since(self.opened_ms, now_ms) > limits.age_ms_max {
             return 0;
         }
