@@ -158,7 +158,7 @@ impl Desk<'_> {
         }
         let last = u32::from(asked.after != After::Open);
         let open = if http10 { Persist::KeepAlive } else { Persist::Default };
-        let elapsed_ns = self.now.elapsed().as_nanos() as u64;
+        let elapsed_ns = self.clock.elapsed_ns(self.now);
         for (persist, count) in [(open, plain - last), (Persist::Close, last)] {
             if count > 0 {
                 let bytes = self.replies.push(one.variant(persist), count, self.out);

@@ -2,6 +2,7 @@
 
 mod armed;
 mod backend;
+mod clock;
 mod replies;
 mod scribe;
 mod site;
@@ -20,6 +21,7 @@ use ember_uring::Driver;
 use crate::boot::{Boot, Seat, ThreadBoot};
 use crate::config::Config;
 use backend::Opened;
+use clock::Clock;
 use scribe::{Mailbox, Scribe, Subject};
 pub(crate) use site::{Handler, Sites};
 use tally::Tally;
@@ -126,7 +128,8 @@ impl Start {
         let _ = chosen.set((info.backend.to_owned(), why.to_owned()));
         seat.ready(move || waker.wake(), backend::describe(&info, why));
         let sockets_max = info.sockets_max as usize;
-        let parts = Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max };
+        let clock = Clock::System;
+        let parts = Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max, clock };
         Thread::new(driver, parts)?.run()
     }
 }

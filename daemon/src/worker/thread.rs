@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ember::{IntoResponse as _, Response};
 use ember_http::{
@@ -17,6 +17,7 @@ use ember_uring::{
 use slab::Slab;
 
 use super::armed::{self, Talk};
+use super::clock::Clock;
 use super::replies::{Outgoing, Replies};
 use super::scribe::{Mailbox, Scrape, Scribe, Ticket, wanted_format};
 use super::site::{Handler, Sites};
@@ -37,6 +38,7 @@ pub(crate) struct Parts {
     /// The driver's listeners, in their order, and which one of the config each is.
     pub(crate) listeners: Vec<(ListenerId, usize)>,
     pub(crate) sockets_max: usize,
+    pub(crate) clock: Clock,
 }
 
 /// What a connection is doing.
@@ -103,6 +105,7 @@ pub(super) struct Desk<'a> {
     pub(super) tally: &'a mut Tally,
     pub(super) out: &'a mut Outgoing,
     pub(super) now: Instant,
+    pub(super) clock: &'a Clock,
 }
 
 /// What one site needs in this thread.
@@ -148,6 +151,7 @@ pub(crate) struct Thread<D> {
     /// What a full queue gave back.
     deferred: VecDeque<(Sock, Payload, Then)>,
     out: Outgoing,
+    clock: Clock,
     started: Instant,
     now: Instant,
     due: Vec<u32>,
@@ -160,13 +164,13 @@ impl<D: Driver> Thread<D> {
     /// # Errors
     /// When memory for the replies cannot be had.
     pub(crate) fn new(driver: D, parts: Parts) -> io::Result<Self> {
-        let Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max } = parts;
+        let Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max, clock } = parts;
         let mut served = Vec::new();
         for site in sites.all() {
             let replies = Replies::new(Arc::clone(site))?;
             served.push(Served { replies, memo: Memo::new() });
         }
-        let now = Instant::now();
+        let now = clock.now();
         Ok(Thread {
             driver,
             sites,
@@ -186,6 +190,7 @@ impl<D: Driver> Thread<D> {
             paused_until: None,
             deferred: VecDeque::new(),
             out: Outgoing::default(),
+            clock,
             started: now,
             now,
             due: Vec::new(),
@@ -200,25 +205,30 @@ impl<D: Driver> Thread<D> {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut done = Vec::with_capacity(256);
         while !self.finished() {
-            let wait = self.wait();
-            self.driver.turn(wait, &mut done)?;
-            self.look_at_clock();
-            let few = done.len() < 4;
-            for completion in done.drain(..) {
-                self.complete(completion);
-            }
-            self.retry();
-            self.tick();
-            self.count(few);
+            self.turn(&mut done)?;
         }
         self.count(true);
         Ok(())
     }
 
+    /// One turn: submits, waits, and acts on what has happened. `done` is scratch.
+    fn turn(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        let wait = self.wait();
+        self.driver.turn(wait, done)?;
+        self.look_at_clock();
+        let few = done.len() < 4;
+        for completion in done.drain(..) {
+            self.complete(completion);
+        }
+        self.retry();
+        self.tick();
+        self.count(few);
+        Ok(())
+    }
+
     fn look_at_clock(&mut self) {
-        self.now = Instant::now();
-        // A clock before 1970 is wrong anyway; the date's first second is as good as any.
-        let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        self.now = self.clock.now();
+        let second = self.clock.wall_second();
         for served in &mut self.served {
             served.replies.set_clock(second);
         }
@@ -228,7 +238,7 @@ impl<D: Driver> Thread<D> {
     /// case once a tick.
     fn count(&mut self, few: bool) {
         if self.tally.has_hits() {
-            let elapsed_ns = self.now.elapsed().as_nanos() as u64;
+            let elapsed_ns = self.clock.elapsed_ns(self.now);
             self.tally.write_hits(&self.sites, elapsed_ns);
         }
         if few {
@@ -248,9 +258,10 @@ impl<D: Driver> Thread<D> {
         }
         let tick = (self.wheel.len() > 0).then(|| {
             let next = u64::from(self.tick_now()) + 1;
-            Duration::from_millis(next * TICK_MS).saturating_sub(self.started.elapsed())
+            let passed = self.clock.now().saturating_duration_since(self.started);
+            Duration::from_millis(next * TICK_MS).saturating_sub(passed)
         });
-        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        let until = |at: Instant| at.saturating_duration_since(self.clock.now());
         let retry = self.paused_until.map(until);
         let drain = match self.order {
             Order::Drain { idle_at, deadline } => {
@@ -395,13 +406,13 @@ impl<D: Driver> Thread<D> {
     /// Lets the connection's machine read what came, and gathers the replies.
     #[inline]
     fn converse(&mut self, sock: Sock, buffer: Option<&Buffer>) -> Next {
-        let Self { driver, sites, served, connections, pending, tally, out, now, .. } = self;
+        let Self { driver, sites, served, connections, pending, tally, out, now, clock, .. } = self;
         let Connection { conn, listener, gathered, last, prepaid, .. } =
             &mut connections[sock.slot() as usize];
         let index = sites.of_listener(usize::from(*listener));
         let site = sites.all()[index].as_ref();
         let Served { replies, memo } = &mut served[index];
-        let mut desk = Desk { index, replies, tally, out, now: *now };
+        let mut desk = Desk { index, replies, tally, out, now: *now, clock };
         let now_ms = (*now - self.started).as_millis() as u64;
         let bytes = buffer.map_or(&[][..], |buffer| driver.bytes(buffer));
         let mut input = Input::new(bytes, now_ms);
@@ -719,14 +730,14 @@ impl<D: Driver> Thread<D> {
         let Some(Pending { sock, about, .. }) = self.forget(ticket) else { return };
         let draining = !matches!(self.order, Order::Serve | Order::Unready);
         let now_ms = self.now_ms();
-        let Self { sites, served, connections, tally, out, now, .. } = self;
+        let Self { sites, served, connections, tally, out, now, clock, .. } = self;
         let site = sites.all()[about.site].as_ref();
         let replies = &mut served[about.site].replies;
         let connection = &mut connections[sock.slot() as usize];
         if draining {
             connection.conn.drain();
         }
-        let mut desk = Desk { index: about.site, replies, tally, out, now: *now };
+        let mut desk = Desk { index: about.site, replies, tally, out, now: *now, clock };
         desk.reply(&about, response, connection.conn.reply_context(site));
         connection.last = None;
         let why = if draining { Closed::Drain } else { Closed::Reply };
@@ -875,13 +886,13 @@ impl Desk<'_> {
 
     fn refuse(&mut self, refusal: &Refusal) {
         let len = self.replies.push(refusal.variant, 1, self.out);
-        self.tally.refused(refusal, len, self.now.elapsed().as_nanos() as u64);
+        self.tally.refused(refusal, len, self.clock.elapsed_ns(self.now));
     }
 
     /// What the protocol has answered for this request.
     fn give(&mut self, mut answer: ember_http::Answer) -> After {
         answer.set_date(self.replies.date());
-        self.tally.answered(self.index, &answer, self.now.elapsed().as_nanos() as u64);
+        self.tally.answered(self.index, &answer, self.clock.elapsed_ns(self.now));
         self.out.push(Piece::Owned(answer.bytes));
         answer.after
     }
@@ -897,7 +908,7 @@ impl Desk<'_> {
                 (500, failed.to_bytes(context, date).unwrap_or_default())
             }
         };
-        let elapsed_ns = about.since.elapsed().as_nanos() as u64;
+        let elapsed_ns = self.clock.elapsed_ns(about.since);
         self.tally.replied(about.site, about.route, about.method, status, bytes.len(), elapsed_ns);
         self.out.push(Piece::Owned(bytes));
     }
