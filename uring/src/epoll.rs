@@ -1,6 +1,6 @@
 //! The epoll driver, for kernels that have or allow no io_uring.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -114,15 +114,18 @@ impl System for Kernel {
         socket::recv(socket.as_raw_fd(), &mut [0], flags)
     }
 
-    fn send(&mut self, socket: &OwnedFd, what: &Payload, sent: usize) -> Result<usize, Errno> {
+    fn send(&mut self, socket: &OwnedFd, what: &mut Payload, sent: usize) -> Result<usize, Errno> {
         let fd = socket.as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         match what {
             Payload::Pinned(pinned) => socket::send(fd, &pinned[sent..], flags),
             Payload::Owned(bytes) => socket::send(fd, &bytes[sent..], flags),
             Payload::Gather(gather) => {
-                let rest: Vec<_> = gather.rest(sent).map(IoSlice::new).collect();
-                socket::sendmsg::<()>(fd, &rest, &[], flags, None)
+                let header = gather.header(sent);
+                // SAFETY: Header, vector and pieces are boxed with the gather, which stays during
+                // the call. Pieces of a file stay mapped as long; when it shrinks, the call fails.
+                let len = unsafe { libc::sendmsg(fd, header, flags.bits()) };
+                Errno::result(len).map(|len| len as usize)
             }
         }
     }

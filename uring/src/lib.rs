@@ -12,6 +12,7 @@
 mod address;
 mod driver;
 mod epoll;
+mod mapping;
 mod options;
 mod payload;
 mod peer;
@@ -25,6 +26,7 @@ mod waker;
 pub use address::Address;
 pub use driver::{Buffer, Completion, Driver, Full, ListenerId, Op, PeerAddr, Sock, Then};
 pub use epoll::Epoll;
+pub use mapping::{Mapped, Mapping};
 pub use nix::errno::Errno;
 pub use options::{LinkForm, Options};
 pub use payload::{Gather, Payload, Piece};

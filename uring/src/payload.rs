@@ -1,8 +1,10 @@
 //! What can be sent.
 
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
-use crate::Pinned;
+use crate::{Mapped, Pinned};
 
 /// The bytes of one send. The driver owns them until the last completion.
 #[derive(Debug)]
@@ -54,6 +56,16 @@ impl From<Vec<Piece>> for Payload {
     }
 }
 
+impl From<Piece> for Payload {
+    fn from(piece: Piece) -> Payload {
+        match piece {
+            Piece::Pinned(pinned) => Payload::Pinned(pinned),
+            Piece::Owned(bytes) => Payload::Owned(bytes),
+            piece @ (Piece::Shared(_) | Piece::Mapped(_)) => Payload::from(vec![piece]),
+        }
+    }
+}
+
 /// One piece of a gathered send.
 #[derive(Debug)]
 pub enum Piece {
@@ -61,15 +73,48 @@ pub enum Piece {
     Pinned(Pinned),
     /// A buffer of its own.
     Owned(Vec<u8>),
+    /// Bytes that others have too, in other threads as well.
+    Shared(Arc<[u8]>),
+    /// Part of a file, which user space never looks at.
+    Mapped(Mapped),
 }
 
 impl Piece {
-    /// The bytes.
+    /// How many bytes it is.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub fn len(&self) -> usize {
         match self {
-            Piece::Pinned(pinned) => pinned,
-            Piece::Owned(bytes) => bytes,
+            Piece::Pinned(pinned) => pinned.len(),
+            Piece::Owned(bytes) => bytes.len(),
+            Piece::Shared(bytes) => bytes.len(),
+            Piece::Mapped(mapped) => mapped.len(),
+        }
+    }
+
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes; none of a file's, which may vanish while they are looked at.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Piece::Pinned(pinned) => Some(pinned),
+            Piece::Owned(bytes) => Some(bytes),
+            Piece::Shared(bytes) => Some(bytes),
+            Piece::Mapped(_) => None,
+        }
+    }
+
+    /// Where it begins.
+    fn address(&self) -> *const u8 {
+        match self {
+            Piece::Pinned(pinned) => pinned.as_ptr(),
+            Piece::Owned(bytes) => bytes.as_ptr(),
+            Piece::Shared(bytes) => bytes.as_ptr(),
+            Piece::Mapped(mapped) => mapped.address(),
         }
     }
 }
@@ -114,26 +159,46 @@ impl Gather {
         &self.0.pieces
     }
 
-    /// What is left after the first `sent` bytes, piece by piece.
-    pub(crate) fn rest(&self, sent: usize) -> impl Iterator<Item = &[u8]> {
+    /// Copies what is left after the first `sent` bytes, for a driver without a kernel.
+    ///
+    /// # Errors
+    /// When a file has become too short.
+    pub(crate) fn copy(&self, sent: usize) -> io::Result<Vec<u8>> {
+        let mut rest = Vec::with_capacity(self.len() - sent);
+        let mut skip = sent;
+        for piece in &self.0.pieces {
+            let at = skip.min(piece.len());
+            match piece {
+                Piece::Mapped(mapped) => mapped.read(at, &mut rest)?,
+                other => rest.extend_from_slice(&other.bytes().unwrap_or_default()[at..]),
+            }
+            skip -= at;
+        }
+        Ok(rest)
+    }
+
+    /// Whether one call of the kernel cannot take all that is left after the first `sent` bytes.
+    pub(crate) fn needs_more_calls(&self, sent: usize) -> bool {
+        self.0.pieces.len() > PIECES_MAX && self.rest(sent).count() > PIECES_MAX
+    }
+
+    /// What is left after the first `sent` bytes, piece by piece. The addresses in it are good as
+    /// long as the gather itself lives and is not changed.
+    fn rest(&self, sent: usize) -> impl Iterator<Item = libc::iovec> {
         let mut skip = sent;
         self.0.pieces.iter().filter_map(move |piece| {
-            let bytes = piece.bytes();
-            let rest = &bytes[skip.min(bytes.len())..];
-            skip = skip.saturating_sub(bytes.len());
-            (!rest.is_empty()).then_some(rest)
+            let (at, len) = (skip.min(piece.len()), piece.len());
+            skip -= at;
+            let iov_base = piece.address().wrapping_add(at).cast_mut().cast();
+            (at < len).then_some(libc::iovec { iov_base, iov_len: len - at })
         })
     }
 
-    /// The vector of what is left after the first `sent` bytes. The addresses in it are good as
-    /// long as the gather itself lives and is not changed.
-    pub(crate) fn vector(&mut self, sent: usize) -> &mut [libc::iovec] {
+    /// As much of the rest as the kernel takes in one call.
+    fn vector(&mut self, sent: usize) -> &mut [libc::iovec] {
         let mut vector = std::mem::take(&mut self.0.vector);
         vector.clear();
-        vector.extend(self.rest(sent).map(|rest| {
-            let iov_base = rest.as_ptr().cast_mut().cast();
-            libc::iovec { iov_base, iov_len: rest.len() }
-        }));
+        vector.extend(self.rest(sent).take(PIECES_MAX));
         self.0.vector = vector;
         &mut self.0.vector
     }
@@ -149,14 +214,8 @@ impl Gather {
 }
 
 impl From<Vec<Piece>> for Gather {
-    /// Pieces past the kernel's limit of 1024 are copied together into one.
-    fn from(mut pieces: Vec<Piece>) -> Gather {
-        if pieces.len() > PIECES_MAX {
-            let tail = pieces.split_off(PIECES_MAX - 1);
-            let joined = tail.iter().flat_map(|piece| piece.bytes().iter().copied()).collect();
-            pieces.push(Piece::Owned(joined));
-        }
-        let len = pieces.iter().map(|piece| piece.bytes().len()).sum();
+    fn from(pieces: Vec<Piece>) -> Gather {
+        let len = pieces.iter().map(Piece::len).sum();
         // SAFETY: A message header is plain C data, for which all zeroes mean "nothing".
         let header = unsafe { std::mem::zeroed() };
         Gather(Box::new(Inner { pieces, len, vector: Vec::new(), header }))
@@ -169,6 +228,7 @@ mod tests {
 
     #[test]
     fn payloads_are_small() {
+        assert!(size_of::<Piece>() <= 32);
         assert!(size_of::<Payload>() <= 24);
         assert!(size_of::<Option<Payload>>() <= 24);
     }
@@ -188,11 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn too_many_pieces_are_joined() {
+    fn a_vector_is_no_longer_than_the_kernel_takes() {
         let pieces = (0..3000).map(|n| Piece::Owned(vec![n as u8; 2])).collect::<Vec<_>>();
         let mut gather = Gather::from(pieces);
-        assert_eq!(gather.len(), 6000);
-        assert_eq!(gather.pieces().len(), PIECES_MAX);
-        assert_eq!(joined(gather.vector(0)), 6000);
+        assert_eq!((gather.len(), joined(gather.vector(0))), (6000, 2 * PIECES_MAX));
+        assert!(gather.needs_more_calls(0));
+        let rest = 6000 - 2 * PIECES_MAX;
+        assert!(!gather.needs_more_calls(rest));
+        assert_eq!(joined(gather.vector(rest)), 2 * PIECES_MAX);
+        assert_eq!(gather.copy(5999).unwrap(), [2999u16 as u8]);
     }
 }

@@ -3,13 +3,15 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::PATIENCE;
 use common::world::{self, Client, End, STEP, World};
 use ember_uring::{
-    Completion, Driver, Errno, Feature, FeatureState, LinkForm, ListenerId, Op, Payload, PeerAddr,
-    Piece, Pinned, Region, Sock, Then,
+    Completion, Driver, Errno, Feature, FeatureState, LinkForm, ListenerId, Mapped, Mapping, Op,
+    Payload, PeerAddr, Piece, Pinned, Region, Sock, Then,
 };
 
 /// A world, and the completions nobody has looked at yet.
@@ -224,6 +226,76 @@ fn a_large_payload_arrives_whole<W: World>(mut bench: Bench<W>) {
             assert_eq!(bench.received(sock, 4), b"next");
         }
     }
+}
+
+fn pieces_of_all_kinds_arrive_in_order<W: World>(mut bench: Bench<W>) {
+    let (content, mapping) = mapped(3 << 20);
+    let ranges = [1_000_000..3_000_000, 0..1, 3_145_727..3_145_728, 77..77];
+    let shared: Arc<[u8]> = b"shared".as_slice().into();
+    for then in [Then::Recv, Then::Close] {
+        let (mut client, sock) = bench.connected();
+        let mut pieces =
+            vec![Piece::Pinned(bench.pinned(b"pinned")), Piece::Shared(shared.clone())];
+        let mut expected = b"pinnedshared".to_vec();
+        for range in &ranges {
+            pieces.push(Piece::Mapped(Mapped::new(&mapping, range.clone())));
+            expected.extend(&content[range.clone()]);
+        }
+        // More than one call of the kernel takes.
+        for at in 0..2000 {
+            pieces.push(Piece::Owned(vec![at as u8]));
+            expected.push(at as u8);
+        }
+        bench.send(sock, pieces, then);
+        assert!(bench.client_reads(&mut client, expected.len()) == expected);
+        if then == Then::Close {
+            bench.closed(sock);
+        } else {
+            client.write(b"next");
+            assert_eq!(bench.received(sock, 4), b"next");
+        }
+    }
+}
+
+fn a_file_that_has_shrunk_fails_its_own_connection<W: World>(mut bench: Bench<W>) {
+    let (content, mapping) = mapped(1 << 20);
+    for then in [Then::Recv, Then::Close, Then::Nothing] {
+        let (mut other, well) = bench.connected();
+        let (mut client, sock) = bench.connected();
+        mapping.file().set_len(1 << 16).unwrap();
+        let head = Piece::Owned(b"head".to_vec());
+        let whole = Piece::Mapped(Mapped::new(&mapping, 0..content.len()));
+        bench.send(sock, vec![head, whole], then);
+        let deadline = Instant::now() + PATIENCE;
+        let mut got = Vec::new();
+        while bench.out.is_empty() {
+            assert!(Instant::now() < deadline, "nothing failed");
+            got.extend(client.read());
+            bench.turn(Duration::from_millis(1));
+        }
+        match bench.next() {
+            Completion::Failed { sock: on, op: Op::Send, error } => {
+                assert_eq!((on, error), (sock, Errno::EFAULT));
+            }
+            other => panic!("{other:?}"),
+        }
+        got.extend(client.read());
+        assert!(got.len() <= 4 + (1 << 16), "{} bytes of a file that has less", got.len());
+        bench.driver().close(sock);
+        bench.closed(sock);
+        // What is still there can be sent, and nobody else has noticed.
+        bench.send(well, Piece::Mapped(Mapped::new(&mapping, 9..65_536)), Then::Close);
+        assert!(bench.client_reads(&mut other, 65_527) == content[9..65_536]);
+        bench.closed(well);
+    }
+}
+
+/// A file with some content, and its mapping.
+fn mapped(len: usize) -> (Vec<u8>, Arc<Mapping>) {
+    let content: Vec<u8> = (0..len).map(|at| (at / 7 % 251) as u8).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&content).unwrap();
+    (content, Arc::new(Mapping::new(file, len).unwrap()))
 }
 
 fn receiving_and_sending_go_side_by_side<W: World>(mut bench: Bench<W>) {
@@ -560,6 +632,8 @@ suite! {
     every_kind_of_payload_arrives_whole
     an_empty_payload_still_does_what_follows
     a_large_payload_arrives_whole
+    pieces_of_all_kinds_arrive_in_order
+    a_file_that_has_shrunk_fails_its_own_connection
     receiving_and_sending_go_side_by_side
     the_peer_is_known
     a_lingering_close_reads_to_the_end

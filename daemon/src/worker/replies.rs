@@ -305,7 +305,7 @@ impl Outgoing {
     /// Appends a piece.
     #[inline]
     pub(crate) fn push(&mut self, piece: Piece) {
-        self.len += piece.bytes().len();
+        self.len += piece.len();
         self.pieces.push(piece);
     }
 
@@ -322,9 +322,6 @@ impl Outgoing {
         if self.pieces.len() > 1 {
             return Some(Payload::from(std::mem::take(&mut self.pieces)));
         }
-        self.pieces.pop().map(|piece| match piece {
-            Piece::Pinned(pinned) => Payload::Pinned(pinned),
-            Piece::Owned(bytes) => Payload::Owned(bytes),
-        })
+        self.pieces.pop().map(Payload::from)
     }
 }

@@ -36,7 +36,12 @@ pub trait System {
     /// Whether there is a byte, without taking it; zero is the end.
     fn peek(&mut self, socket: &Self::Socket) -> Result<usize, Errno>;
     /// Sends some of a payload after its first `sent` bytes.
-    fn send(&mut self, socket: &Self::Socket, what: &Payload, sent: usize) -> Result<usize, Errno>;
+    fn send(
+        &mut self,
+        socket: &Self::Socket,
+        what: &mut Payload,
+        sent: usize,
+    ) -> Result<usize, Errno>;
     /// Shuts down the writing side.
     fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
     /// The address of the other end.

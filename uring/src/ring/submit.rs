@@ -54,7 +54,7 @@ impl Uring {
             self.stats.sq_full += 1;
             return false;
         }
-        if payload.len() - socket.sent as usize > SEND_MAX {
+        if needs_more_sends(payload, socket.sent as usize) {
             // Goes on as after a short send, and what follows it goes with the last part.
             self.queue_send(slot, false, false);
             return true;
@@ -309,7 +309,8 @@ impl Uring {
             }
             Payload::Gather(gather) => {
                 let header = gather.header(sent);
-                // SAFETY: As above; header, vector and pieces are boxed with the gather.
+                // SAFETY: As above; header, vector and pieces are boxed with the gather. Pieces of
+                // a file stay mapped as long; when it shrinks, the kernel fails the send.
                 unsafe { Sqe::sendmsg(target, header) }
             }
         };
@@ -357,6 +358,13 @@ impl Uring {
         }
         true
     }
+}
+
+/// Whether one send cannot take all that is left.
+#[inline]
+fn needs_more_sends(payload: &Payload, sent: usize) -> bool {
+    payload.len() - sent > SEND_MAX
+        || matches!(payload, Payload::Gather(gather) if gather.needs_more_calls(sent))
 }
 
 fn is_zero_copy(min: Option<u32>, len: usize) -> bool {

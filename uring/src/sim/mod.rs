@@ -146,13 +146,18 @@ impl System for Simulated {
         self.net.borrow_mut().peek(socket.connection)
     }
 
-    fn send(&mut self, socket: &SimSocket, what: &Payload, sent: usize) -> Result<usize, Errno> {
+    fn send(
+        &mut self,
+        socket: &SimSocket,
+        what: &mut Payload,
+        sent: usize,
+    ) -> Result<usize, Errno> {
         let mut net = self.net.borrow_mut();
         match what {
             Payload::Pinned(pinned) => net.send(socket.connection, &pinned[sent..]),
             Payload::Owned(bytes) => net.send(socket.connection, &bytes[sent..]),
             Payload::Gather(gather) => {
-                let rest: Vec<u8> = gather.rest(sent).flatten().copied().collect();
+                let rest = gather.copy(sent).map_err(|_| Errno::EFAULT)?;
                 net.send(socket.connection, &rest)
             }
         }
