@@ -3,13 +3,14 @@
 //! A [`Site`] is what is served: routes, prepared replies and limits, built once and shared. A
 //! [`Conn`] is one connection's state machine: it is fed the bytes that were received and says
 //! what to do. A [`Memo`] is what one thread remembers between requests. [`ReplyContext`] writes
-//! the heads of replies that handlers make.
+//! the heads of replies that handlers make. [`upstream`] is the other side, for a gateway.
 //!
 //! The protocol is RFC 9110 and RFC 9112, read strictly: whatever two readers could take in two
 //! ways is refused.
 #![forbid(unsafe_code)]
 
 mod bytes;
+pub mod caching;
 mod carry;
 pub mod coding;
 pub mod conditional;
@@ -24,6 +25,7 @@ mod memo;
 mod method;
 mod pace;
 mod prepared;
+pub mod proxy_protocol;
 pub mod range;
 mod reason;
 mod reply;
@@ -33,6 +35,7 @@ mod router;
 mod site;
 pub mod status;
 mod target;
+pub mod upstream;
 mod variant;
 
 pub use conn::{Conn, Event, Input, Phase, Refusal};

@@ -208,7 +208,7 @@ fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
     }
 }
 
-fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
