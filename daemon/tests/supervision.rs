@@ -123,7 +123,8 @@ fn a_port_that_is_taken_is_named_with_its_holder() {
 
 #[test]
 fn a_worker_in_the_supervisors_process_serves_and_reloads() {
-    let config = "workers = { threads = 1, in_process = true }";
+    // As root this takes a word that rights are kept; elsewhere it is no more than a warning.
+    let config = "user = \"root\"\nworkers = { threads = 1, in_process = true }";
     let mut server = Server::start(config);
     assert_eq!(server.workers(), [server.pid()]);
     let load = Load::start(server.address, 1, 1);
@@ -134,6 +135,18 @@ fn a_worker_in_the_supervisors_process_serves_and_reloads() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("in_process = false"));
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_worker_in_a_process_of_root_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root has rights to give up");
+        return;
+    }
+    let program = Command::new(env!("CARGO_BIN_EXE_emberd"));
+    let mut server = Server::launch(program, "workers = { in_process = true }", &[]);
+    assert_eq!(server.wait().code(), Some(78));
+    server.wait_for_line("accept it with user = \"root\"");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::literal;
 use super::model::Bytes;
 use super::report::Finding;
 use super::source::SourceMap;
+use crate::application;
 
 /// Bytes of a prepared body; each of its variants is pinned in memory, on each node.
 const BODY_MAX: u64 = 64 << 20;
@@ -21,6 +22,7 @@ const BODY_MAX: u64 = 64 << 20;
 pub(crate) fn fill(checked: &mut Checked, sources: &SourceMap) {
     checked.json.remove("include");
     fill_ring(checked);
+    fill_reach(checked, sources);
     for_each(checked, "listener", |listener, _, _| name_after(listener, "address"));
     for_each(checked, "metrics", |metrics, _, _| name_after(metrics, "path"));
     for_each(checked, "prepared", |prepared, path, checked| {
@@ -51,6 +53,22 @@ fn fill_ring(checked: &mut Checked) {
         if ring.get(key).is_none_or(Json::is_null) {
             ring.insert(key.to_owned(), value.into());
         }
+    }
+}
+
+fn fill_reach(checked: &mut Checked, sources: &SourceMap) {
+    let Some(Json::Object(workers)) = checked.json.get_mut("workers") else { return };
+    if let (Some(written), Some(Json::Array(files))) =
+        (checked.places.get("workers.readable"), workers.get_mut("readable"))
+    {
+        for file in files {
+            let path = sources.resolve(written.value, file.as_str().unwrap_or_default());
+            *file = json!(path);
+        }
+    }
+    // Nobody but its author knows where a program's own handlers connect to.
+    if application::is_there() && !checked.places.contains_key("workers.connect") {
+        workers.insert("connect".to_owned(), Json::Null);
     }
 }
 

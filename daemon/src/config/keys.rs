@@ -214,6 +214,21 @@ const WORKERS: &[Key] = &[
          (Landlock, seccomp).",
     ),
     key(
+        "readable",
+        List(&Text(Syntax::File)),
+        Is(""),
+        "Files and folders that fenced-off workers may read besides those that the config serves.",
+    )
+    .eg(r#"["/srv/templates"]"#),
+    key(
+        "connect",
+        Or("any", &List(&Int(1, 65_535))),
+        Is(""),
+        "TCP ports that fenced-off workers may connect to besides those of upstreams; `any`: all \
+         of them, which is the default of programs with handlers of their own.",
+    )
+    .eg("[5432]"),
+    key(
         "stuck_timeout",
         Or("off", &Duration(100, HOUR)),
         Is("30s"),

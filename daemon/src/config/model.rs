@@ -54,6 +54,10 @@ pub struct Workers {
     pub in_process: bool,
     /// Whether to fence workers off from what serving does not need.
     pub sandbox: bool,
+    /// What they may read nevertheless.
+    pub readable: Vec<PathBuf>,
+    /// The TCP ports that they may connect to nevertheless; none: any.
+    pub connect: Option<Vec<u16>>,
     /// How long a thread may show no sign of life before its worker is replaced; none: for ever.
     #[serde(with = "nanos_or_none")]
     pub stuck_timeout: Option<Duration>,

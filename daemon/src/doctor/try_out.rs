@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, access};
 use super::Finding;
 use super::judge;
 use crate::config::{Backend, Config};
-use crate::supervisor::resolve_user;
+use crate::supervisor::{rehearse_confinement, resolve_user};
 
 /// Everything that is tried; nothing of it lasts.
 pub(super) fn all(config: &Config) -> Vec<Finding> {
@@ -22,6 +22,9 @@ pub(super) fn all(config: &Config) -> Vec<Finding> {
     }
     findings.extend(placement(config));
     findings.push(user(config));
+    if config.workers.sandbox {
+        findings.push(sandbox(config));
+    }
     findings.push(state_dir(&config.state_dir));
     findings
 }
@@ -132,6 +135,18 @@ fn user(config: &Config) -> Finding {
             Some((found, mend)) => Finding::bad(AREA, found, mend),
             None => Finding::bad(AREA, error, "name a user that exists"),
         },
+    }
+}
+
+/// What holds of the fence around workers.
+fn sandbox(config: &Config) -> Finding {
+    const AREA: &str = "sandbox";
+    match rehearse_confinement(config) {
+        Ok(holds) => Finding::ok(AREA, format!("holds: {}", holds.join(", "))),
+        Err(error) => {
+            let mend = "allow it in the container's profile, or workers.sandbox = false";
+            Finding::bad(AREA, format!("cannot be set up: {error}"), mend)
+        }
     }
 }
 

@@ -119,11 +119,12 @@ fn settle(
     }
     let held = confine::give_up(&shared.confinement, &shared.config, message.in_process)?;
     let fence = shared.confinement.fence && !message.in_process;
-    let held: Vec<&str> =
-        held.iter().map(String::as_str).chain(fence.then_some("seccomp")).collect();
-    if !held.is_empty() {
-        note(format!("workers are confined: {}", held.join(", ")), false)?;
+    for warning in held.warnings {
+        note(warning, true)?;
     }
+    let holds: Vec<&str> =
+        held.holds.iter().map(String::as_str).chain(fence.then_some("seccomp")).collect();
+    note(format!("workers are confined: {}", holds.join(", ")), false)?;
     Ok(())
 }
 

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-pub(crate) use confine::resolve as resolve_user;
+pub(crate) use confine::{rehearse as rehearse_confinement, resolve as resolve_user};
 
 pub use child::{Serve, main as worker_main};
 pub use door::{Reply, Request, STATE_DIR, ask};

@@ -115,7 +115,8 @@ impl Source {
         }
         let loaded = config::load(&sources).map_err(|report| report.human(false))?;
         if loaded.warnings.warnings() > 0 {
-            log::warning(loaded.warnings.human(false));
+            let report = loaded.warnings.human(false);
+            log::warning(report.strip_prefix("warning: ").unwrap_or(&report));
         }
         let (settings, warnings) = Settings::new(loaded.config, names)?;
         // What a reload cannot change has been said before.
@@ -131,6 +132,9 @@ impl Settings {
     fn new(mut config: Config, names: &mut Names) -> Result<(Self, Vec<String>), String> {
         let (workers, steered) = place(&config)?;
         let (user, about_user) = confine::resolve(config.user.as_deref())?;
+        if user.is_some() && config.workers.in_process {
+            return Err(IN_PROCESS_AS_ROOT.to_owned());
+        }
         limits::make_room_for_locked_memory();
         let about_room = limits::make_room_for_connections(&mut config);
         let confinement = Confinement { user, fence: config.workers.sandbox };
@@ -192,6 +196,11 @@ impl Shared {
         })
     }
 }
+
+/// Giving up root would take it from the supervisor too, which may need it for the next reload.
+const IN_PROCESS_AS_ROOT: &str = "workers.in_process: started by root, the worker would keep all \
+     rights, since the supervisor lives in its process; start emberd as an ordinary user, leave \
+     workers.in_process off, or accept it with user = \"root\"";
 
 /// The sockets of all listeners in their order; that of the admin pages comes last.
 fn wanted(config: &Config) -> Vec<Wanted> {
