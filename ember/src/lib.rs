@@ -30,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+pub mod cache;
 mod error;
 mod prepared;
 mod request;
