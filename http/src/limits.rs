@@ -33,7 +33,7 @@ pub struct Limits {
     pub body_ms_max: u32,
     /// Time between two requests.
     pub idle_ms_max: u32,
-    /// Time in which a reply under way makes no progress.
+    /// Time in which the client takes nothing of a reply.
     pub write_ms_max: u32,
     /// Time spent in lingering close.
     pub linger_ms_max: u32,
