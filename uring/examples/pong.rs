@@ -156,7 +156,10 @@ impl<D: Driver> Pong<D> {
             }
             Completion::AcceptPaused { error, .. } => return Err(error.into()),
             Completion::Sent { sock } => self.arm(sock)?,
-            Completion::Peer { .. } | Completion::Connected { .. } | Completion::Woken => {}
+            Completion::Peer { .. }
+            | Completion::Delivery { .. }
+            | Completion::Connected { .. }
+            | Completion::Woken => {}
         }
         Ok(())
     }

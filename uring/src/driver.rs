@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::{Address, Info, Payload, Pinned, Region, Stats, Waker};
+use crate::{Address, Delivery, Info, Payload, Pinned, Region, Stats, Waker};
 
 /// A connected socket of one driver.
 ///
@@ -104,7 +104,7 @@ pub enum Op {
     Cancel,
     /// Looking for the first byte of an armed pair.
     Peek,
-    /// Making an ordinary descriptor of a socket, to ask for its peer.
+    /// Making an ordinary descriptor of a socket, to ask about its peer.
     Install,
     /// Waiting for another thread's [`Waker`].
     Wake,
@@ -220,6 +220,13 @@ pub enum Completion {
         /// The address of its other end.
         address: io::Result<Box<PeerAddr>>,
     },
+    /// The answer to [`Driver::delivery`].
+    Delivery {
+        /// Of which socket.
+        sock: Sock,
+        /// How far its bytes have come.
+        delivery: Result<Delivery, Errno>,
+    },
     /// The socket of [`Driver::connect`] is connected; nothing is in flight on it.
     Connected {
         /// Which one.
@@ -283,6 +290,11 @@ pub trait Driver {
 
     /// Asks for the address of the other end; [`Completion::Peer`] follows.
     fn peer(&mut self, sock: Sock);
+
+    /// Asks how far the bytes of earlier sends have come; [`Completion::Delivery`] follows, unless
+    /// the socket is closed before. For sends that do not report by themselves: it costs system
+    /// calls, and is meant for when a time limit has come up.
+    fn delivery(&mut self, sock: Sock);
 
     /// Takes over a connected stream socket that did not come from a listener.
     ///

@@ -9,10 +9,11 @@ use nix::sys::epoll::{self as sys, EpollCreateFlags, EpollEvent, EpollFlags, Epo
 use nix::sys::socket::{self, MsgFlags, Shutdown, SockFlag, sockopt};
 
 use crate::address::Raw;
+use crate::delivery::delivery_of;
 use crate::peer::peer_of;
 use crate::ready::{Event, Ready, System};
 use crate::ring::sockets_max;
-use crate::{Address, Errno, Options, Payload, PeerAddr, Waker};
+use crate::{Address, Delivery, Errno, Options, Payload, PeerAddr, Waker};
 
 /// The epoll driver.
 pub type Epoll = Ready<Kernel>;
@@ -136,6 +137,10 @@ impl System for Kernel {
 
     fn peer(&mut self, socket: &OwnedFd) -> io::Result<PeerAddr> {
         peer_of(socket.as_raw_fd())
+    }
+
+    fn delivery(&mut self, socket: &OwnedFd) -> Result<Delivery, Errno> {
+        delivery_of(socket.as_raw_fd())
     }
 
     fn wait(&mut self, wait: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {

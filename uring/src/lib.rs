@@ -10,6 +10,7 @@
 //! [`Completion::Received`] → … → [`Then::Close`] or [`Driver::close`] → [`Completion::Closed`].
 
 mod address;
+mod delivery;
 mod driver;
 mod epoll;
 mod mapping;
@@ -24,6 +25,7 @@ mod stats;
 mod waker;
 
 pub use address::Address;
+pub use delivery::Delivery;
 pub use driver::{Buffer, Completion, Driver, Full, ListenerId, Op, PeerAddr, Sock, Then};
 pub use epoll::Epoll;
 pub use mapping::{Mapped, Mapping};

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use common::PATIENCE;
 use common::world::{self, Client, End, STEP, World};
 use ember_uring::{
-    Completion, Driver, Errno, Feature, FeatureState, LinkForm, ListenerId, Mapped, Mapping, Op,
-    Payload, PeerAddr, Piece, Pinned, Region, Sock, Then,
+    Completion, Delivery, Driver, Errno, Feature, FeatureState, LinkForm, ListenerId, Mapped,
+    Mapping, Op, Payload, PeerAddr, Piece, Pinned, Region, Sock, Then,
 };
 
 /// A world, and the completions nobody has looked at yet.
@@ -132,6 +132,15 @@ impl<W: World> Bench<W> {
         match self.next() {
             Completion::Closed { sock: on } if on == sock => {}
             other => panic!("not closed: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn delivery(&mut self, sock: Sock) -> Delivery {
+        self.driver().delivery(sock);
+        match self.next() {
+            Completion::Delivery { sock: on, delivery } if on == sock => delivery.unwrap(),
+            other => panic!("not told: {other:?}"),
         }
     }
 
@@ -323,6 +332,27 @@ fn the_peer_is_known<W: World>(mut bench: Bench<W>) {
     assert_eq!(on, sock);
     let PeerAddr::Inet(address) = *address.unwrap() else { panic!("not TCP") };
     assert!(address.ip().is_loopback());
+}
+
+fn what_the_peer_has_not_taken_is_known<W: World>(mut bench: Bench<W>) {
+    const LEN: usize = 1 << 20;
+    let (mut client, sock) = bench.connected();
+    // Silent where the driver can: nothing but the question tells of this send.
+    bench.driver().send(sock, vec![7; LEN].into(), Then::Recv).unwrap();
+    bench.turn(STEP);
+    assert!(bench.delivery(sock).pending > 0);
+    assert_eq!(bench.client_reads(&mut client, LEN), vec![7; LEN]);
+    let deadline = Instant::now() + PATIENCE;
+    // The last acknowledgements may come late.
+    let told = loop {
+        let told = bench.delivery(sock);
+        if told.pending == 0 {
+            break told;
+        }
+        assert!(Instant::now() < deadline, "still {told:?}");
+        bench.turn(STEP);
+    };
+    assert_eq!(told.taken, Some(LEN as u32));
 }
 
 fn a_lingering_close_reads_to_the_end<W: World>(mut bench: Bench<W>) {
@@ -636,6 +666,7 @@ suite! {
     a_file_that_has_shrunk_fails_its_own_connection
     receiving_and_sending_go_side_by_side
     the_peer_is_known
+    what_the_peer_has_not_taken_is_known
     a_lingering_close_reads_to_the_end
     a_closed_name_is_dead_and_its_slot_lives_again
     a_close_ends_whatever_is_asked

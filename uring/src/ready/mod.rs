@@ -20,8 +20,8 @@ pub(crate) use self::system::{Event, System};
 use self::pool::Pool;
 use self::socket::Socket;
 use crate::{
-    Address, Buffer, Chain, Completion, Driver, Errno, Full, Info, ListenerId, Op, Options,
-    Outcome, Payload, Pinned, Region, Sock, Stats, Then, Waker,
+    Address, Buffer, Chain, Completion, Delivery, Driver, Errno, Full, Info, ListenerId, Op,
+    Options, Outcome, Payload, Pinned, Region, Sock, Stats, Then, Waker,
 };
 
 /// A driver over sockets that say when they are ready.
@@ -466,6 +466,18 @@ impl<S: System> Driver for Ready<S> {
             let socket = &self.sockets[sock.slot as usize];
             let address = self.system.peer(&socket.handle).map(Box::new);
             self.ready.push(Completion::Peer { sock, address });
+        }
+    }
+
+    fn delivery(&mut self, sock: Sock) {
+        if self.live(sock).is_some() {
+            let socket = &self.sockets[sock.slot as usize];
+            let left = socket.payload.as_ref().map_or(0, |payload| payload.len() - socket.sent);
+            let delivery = self.system.delivery(&socket.handle).map(|delivery| Delivery {
+                pending: delivery.pending.saturating_add(u32::try_from(left).unwrap_or(u32::MAX)),
+                ..delivery
+            });
+            self.ready.push(Completion::Delivery { sock, delivery });
         }
     }
 

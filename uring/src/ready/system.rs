@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::{Address, Errno, Payload, PeerAddr};
+use crate::{Address, Delivery, Errno, Payload, PeerAddr};
 
 /// Non-blocking sockets, and a way to wait until they are worth trying. Readiness is
 /// edge-triggered: an event tells of a change once.
@@ -46,6 +46,8 @@ pub trait System {
     fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
     /// The address of the other end.
     fn peer(&mut self, socket: &Self::Socket) -> io::Result<PeerAddr>;
+    /// How far the bytes that were sent have come.
+    fn delivery(&mut self, socket: &Self::Socket) -> Result<Delivery, Errno>;
     /// Waits for events, and appends them.
     fn wait(&mut self, wait: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
     /// Whether to refuse an operation as a full queue would.

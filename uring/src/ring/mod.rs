@@ -33,6 +33,7 @@ use slab::Slab;
 
 use self::buffers::Buffers;
 use self::features::{DEFER_TASKRUN, Features, INCREMENTAL, NO_SQARRAY, REGISTERED_RING, avoids};
+use self::install::Question;
 use self::kernel::{Entered, Ring};
 use self::socket::{Flags, Socket};
 use self::sqe::{Sqe, Target};
@@ -389,7 +390,13 @@ impl Driver for Uring {
 
     fn peer(&mut self, sock: Sock) {
         if self.live(sock).is_some() {
-            self.ask_peer(sock);
+            self.ask(sock, Question::Peer);
+        }
+    }
+
+    fn delivery(&mut self, sock: Sock) {
+        if self.live(sock).is_some() {
+            self.ask(sock, Question::Delivery);
         }
     }
 

@@ -69,6 +69,10 @@ impl Flags {
     pub(super) const SINGLE: Flags = Flags(1 << 18);
     /// Sends without a copy are refused here: unix sockets, or too much memory locked.
     pub(super) const COPY: Flags = Flags(1 << 21);
+    /// The descriptor that is being made is to tell the peer's address.
+    pub(super) const ASKED_PEER: Flags = Flags(1 << 23);
+    /// It is to tell how far the bytes have come that were sent.
+    pub(super) const ASKED_DELIVERY: Flags = Flags(1 << 24);
     /// What is in flight was submitted as a chain, which has neither gone through nor broken.
     pub(super) const CHAIN: Flags = Flags(1 << 22);
     /// A shutdown of both directions has been sent after what would not be cancelled.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use self::net::Net;
 pub use self::net::{SimClient, SimNet};
 use crate::ready::{Event, Ready, System};
-use crate::{Address, Errno, Options, Payload, PeerAddr, Waker};
+use crate::{Address, Delivery, Errno, Options, Payload, PeerAddr, Waker};
 
 /// The simulation's driver.
 pub type Sim = Ready<Simulated>;
@@ -170,6 +170,10 @@ impl System for Simulated {
     fn peer(&mut self, socket: &SimSocket) -> io::Result<PeerAddr> {
         let port = 1024 + (socket.connection % 60_000) as u16;
         Ok(PeerAddr::Inet(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+    }
+
+    fn delivery(&mut self, socket: &SimSocket) -> Result<Delivery, Errno> {
+        Ok(self.net.borrow().delivery(socket.connection))
     }
 
     fn wait(&mut self, wait: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {

@@ -10,7 +10,7 @@ use slab::Slab;
 use super::SimOptions;
 use super::random::Random;
 use crate::ready::Event;
-use crate::{Address, Errno, ListenerId};
+use crate::{Address, Delivery, Errno, ListenerId};
 
 /// The clients' side of a simulated network.
 #[derive(Clone)]
@@ -100,6 +100,7 @@ impl SimClient {
         self.change(|connection| {
             connection.news_out = true;
             let len = connection.outbound.len().min(max);
+            connection.taken = connection.taken.wrapping_add(len as u32);
             connection.outbound.drain(..len).collect()
         })
     }
@@ -160,6 +161,8 @@ struct Connection {
     inbound_ends: bool,
     end_arrived: bool,
     outbound: VecDeque<u8>,
+    /// How many bytes the client has read, modulo 2^32.
+    taken: u32,
     outbound_ends: bool,
     broken: bool,
     client_gone: bool,
@@ -307,6 +310,12 @@ impl Net {
         let len = part.min(room);
         connection.outbound.extend(&bytes[..len]);
         Ok(len)
+    }
+
+    pub(super) fn delivery(&self, connection: usize) -> Delivery {
+        let connection = &self.connections[connection];
+        let pending = connection.outbound.len() as u32;
+        Delivery { pending, taken: Some(connection.taken) }
     }
 
     pub(super) fn shutdown(&mut self, connection: usize) -> Result<(), Errno> {
