@@ -373,7 +373,13 @@ const LIMITS: &[Key] = &[
         Is("30s"),
         "From a reply to the next request of the connection.",
     ),
-    key("write_timeout", Duration(1, HOUR), Is("30s"), "How long a reply may make no headway."),
+    key(
+        "write_timeout",
+        Duration(1, HOUR),
+        Is("30s"),
+        "How long a client may take nothing of a reply. A reply that is late is looked at four \
+         times in this time.",
+    ),
     key("max_header", Size(256, MIB), Is("16KiB"), "Bytes of a request's head: 431 above it."),
     key("max_body", Size(0, 1024 * GIB), Is("4MiB"), "Bytes of a request's body: 413 above it."),
     key(
@@ -394,6 +400,13 @@ const LIMITS: &[Key] = &[
         Is("240B"),
         "Bytes a second that a body must come with, on the average since its start; `0` turns it \
          off.",
+    ),
+    key(
+        "min_write_rate",
+        Size(0, GIB),
+        Is("240B"),
+        "Bytes a second that a client must take a reply with, on the average since its start; `0` \
+         turns it off. Looked at when a reply is later than `write_timeout`.",
     ),
     key("rate_grace", Duration(0, HOUR), Is("10s"), "Time before the lowest rates count."),
     key(

@@ -152,7 +152,7 @@ pub struct Limits {
     /// From a reply to the next request.
     #[serde(with = "nanos")]
     pub idle_timeout: Duration,
-    /// How long a reply may make no headway.
+    /// How long a client may take nothing of a reply.
     #[serde(with = "nanos")]
     pub write_timeout: Duration,
     /// Bytes of a request's head.
@@ -166,6 +166,8 @@ pub struct Limits {
     pub max_age: Duration,
     /// Bytes a second that a body must come with; 0: no matter how few.
     pub min_body_rate: u32,
+    /// Bytes a second that a client must take a reply with; 0: no matter how few.
+    pub min_write_rate: u32,
     /// Time before the lowest rates count.
     #[serde(with = "nanos")]
     pub rate_grace: Duration,

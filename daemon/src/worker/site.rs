@@ -230,6 +230,7 @@ fn limits(config: &Config) -> Limits {
         requests_max: config.limits.max_requests,
         age_ms_max: ms(config.limits.max_age),
         body_rate_min: config.limits.min_body_rate,
+        write_rate_min: config.limits.min_write_rate,
         rate_grace_ms: ms(config.limits.rate_grace),
         ..defaults
     }

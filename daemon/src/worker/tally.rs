@@ -136,12 +136,15 @@ struct VariantCounters {
     bytes: Counter,
     duration: Histogram,
     sends: Counter,
+    route: NameId,
+    kind: PathKind,
 }
 
 /// Hits of one variant in this turn.
 struct Hits {
     site: usize,
     variant: VariantId,
+    method: Method,
     requests: u64,
     bytes: u64,
     sends: u64,
@@ -218,17 +221,24 @@ impl Tally {
 
     /// `count` prepared replies of together `bytes` bytes are about to go out as one send.
     #[inline]
-    pub(crate) fn hit(&mut self, site: usize, variant: VariantId, count: u32, bytes: usize) {
+    pub(crate) fn hit(
+        &mut self,
+        site: usize,
+        (variant, method): (VariantId, Method),
+        count: u32,
+        bytes: usize,
+    ) {
         let (count, bytes) = (u64::from(count), bytes as u64);
         if let Some(last) = self.hits.last_mut()
             && last.variant == variant
+            && last.method == method
             && last.site == site
         {
             last.requests += count;
             last.bytes += bytes;
             last.sends += 1;
         } else {
-            self.hits.push(Hits { site, variant, requests: count, bytes, sends: 1 });
+            self.hits.push(Hits { site, variant, method, requests: count, bytes, sends: 1 });
         }
     }
 
@@ -244,7 +254,15 @@ impl Tally {
                     place.variant(&mut self.page, sites.all()[hits.site].as_ref(), hits.variant)
                 }
             };
-            self.page.add(counters.requests, hits.requests);
+            let rendered = sites.all()[hits.site].variant(hits.variant);
+            let requests = if rendered.method() == hits.method {
+                counters.requests
+            } else {
+                // A reply to any method, which was rendered once.
+                let (method, status) = (label(hits.method), rendered.status());
+                self.page.counter(Key::http_requests(counters.route, method, status, counters.kind))
+            };
+            self.page.add(requests, hits.requests);
             self.page.add(counters.bytes, hits.bytes);
             self.page.add(counters.sends, hits.sends);
             self.page.observe_many(counters.duration, elapsed_ns, hits.requests);
@@ -444,6 +462,8 @@ impl SiteCounters {
             bytes: page.counter(Key::http_response_bytes(name)),
             duration: page.histogram(Key::http_request_duration(name, kind)),
             sends: page.counter(Key::prepared_sends(name, chain, SendResult::Queued)),
+            route: name,
+            kind,
         };
         self.variants[id.index()] = Some(counters);
         counters

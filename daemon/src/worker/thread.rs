@@ -12,12 +12,14 @@ use ember_http::{
 };
 use ember_metrics::{Chain, Format};
 use ember_uring::{
-    Buffer, Completion, Driver, Errno, Full, ListenerId, Op, Payload, PeerAddr, Piece, Sock, Then,
+    Buffer, Completion, Delivery, Driver, Errno, Full, ListenerId, Op, Payload, PeerAddr, Piece,
+    Sock, Then,
 };
 use slab::Slab;
 
 use super::armed::{self, Talk};
 use super::clock::Clock;
+use super::outflow::{Outflow, Verdict};
 use super::replies::{Outgoing, Replies};
 use super::scribe::{Mailbox, Scrape, Scribe, Ticket, wanted_format};
 use super::site::{Handler, Sites};
@@ -61,6 +63,7 @@ struct Connection {
     sock: Option<Sock>,
     listener: u16,
     stage: Stage,
+    outflow: Outflow,
     deadline: Tick,
     /// Where its entry in the wheel comes up; the deadline may have moved on since.
     wakes: Tick,
@@ -314,6 +317,7 @@ impl<D: Driver> Thread<D> {
             Completion::Closed { sock } => self.closed(sock),
             Completion::AcceptPaused { listener, .. } => self.accept_paused(listener),
             Completion::Peer { sock, address } => self.peer(sock, address.map(|a| *a)),
+            Completion::Delivery { sock, delivery } => self.told(sock, delivery),
             // This loop never asks the driver to connect.
             Completion::Connected { sock } => self.driver.close(sock),
             Completion::Woken => self.woken(),
@@ -426,9 +430,9 @@ impl<D: Driver> Thread<D> {
         }
         loop {
             let (after, why) = match conn.next(site, memo, &mut input) {
-                Event::Prepared { variant, count, after, .. } => {
+                Event::Prepared { variant, count, after, method, .. } => {
                     *last = Some(variant);
-                    desk.prepared(variant, count);
+                    desk.prepared(variant, method, count);
                     (after, Closed::Reply)
                 }
                 Event::More => {
@@ -508,11 +512,15 @@ impl<D: Driver> Thread<D> {
     #[inline]
     fn proceed(&mut self, sock: Sock, next: Next) {
         let payload = self.out.take();
+        if payload.is_none() {
+            // What was received came behind whatever was sent before.
+            self.connections[sock.slot() as usize].outflow.end();
+        }
         match next {
             Next::Receive => {
                 let connection = &mut self.connections[sock.slot() as usize];
                 connection.stage = Stage::Open;
-                self.extend_deadline(sock);
+                self.extend_deadline(sock, payload.is_some());
                 match payload {
                     Some(payload) => self.send(sock, payload, Then::Recv),
                     None => self.receive(sock),
@@ -520,7 +528,7 @@ impl<D: Driver> Thread<D> {
             }
             Next::Arm => {
                 self.connections[sock.slot() as usize].stage = Stage::Open;
-                self.extend_deadline(sock);
+                self.extend_deadline(sock, payload.is_some());
                 match payload {
                     Some(payload) => self.send(sock, payload, Then::Nothing),
                     None => self.begin(sock),
@@ -528,10 +536,13 @@ impl<D: Driver> Thread<D> {
             }
             Next::Wait(ticket) => {
                 self.connections[sock.slot() as usize].stage = Stage::Dispatched(ticket);
-                self.wheel.remove(sock.slot());
                 match payload {
                     // Replies to what was pipelined before it; the handler starts when they are out.
-                    Some(payload) => self.send(sock, payload, Then::Nothing),
+                    Some(payload) => {
+                        let write = self.write_ticks(sock);
+                        self.set_deadline(sock, write);
+                        self.send(sock, payload, Then::Nothing);
+                    }
                     None => self.start(ticket as usize),
                 }
             }
@@ -544,9 +555,9 @@ impl<D: Driver> Thread<D> {
                 }
             }
             Next::Linger(reason) => {
-                let linger = self.linger_ticks(sock);
+                let after = self.write_ticks(sock);
                 let stage = Stage::Lingering { receiving: false };
-                self.set_closing(sock, stage, reason, linger);
+                self.set_closing(sock, stage, reason, after);
                 // Without one the last reply was an armed one, and is out.
                 let payload = payload.unwrap_or_else(|| Payload::Owned(Vec::new()));
                 self.send(sock, payload, Then::Shutdown);
@@ -555,10 +566,15 @@ impl<D: Driver> Thread<D> {
     }
 
     fn set_closing(&mut self, sock: Sock, stage: Stage, reason: Closed, after: Tick) {
-        let deadline = self.tick_now() + after;
         let connection = &mut self.connections[sock.slot() as usize];
         connection.stage = stage;
         connection.closed = reason;
+        self.set_deadline(sock, after);
+    }
+
+    fn set_deadline(&mut self, sock: Sock, after: Tick) {
+        let deadline = self.tick_now() + after;
+        let connection = &mut self.connections[sock.slot() as usize];
         connection.deadline = deadline;
         connection.wakes = deadline;
         self.wheel.set(sock.slot(), deadline);
@@ -567,11 +583,14 @@ impl<D: Driver> Thread<D> {
     /// The deadline that holds while the connection receives. It moves with every request; the
     /// entry in the wheel only where the new deadline is earlier.
     #[inline]
-    fn extend_deadline(&mut self, sock: Sock) {
+    fn extend_deadline(&mut self, sock: Sock, sending: bool) {
         let (now, now_ms) = (self.tick_now(), self.now_ms());
         let connection = &mut self.connections[sock.slot() as usize];
         let site = self.sites.site_of(usize::from(connection.listener));
-        let left = connection.conn.time_left(site, now_ms).unwrap_or(site.limits().idle_ms_max);
+        let mut left = connection.conn.time_left(site, now_ms).unwrap_or(site.limits().idle_ms_max);
+        if sending {
+            left = left.min(site.limits().write_ms_max);
+        }
         let deadline = now + ticks_of(left);
         connection.deadline = deadline;
         if deadline < connection.wakes {
@@ -582,6 +601,8 @@ impl<D: Driver> Thread<D> {
 
     #[inline]
     fn send(&mut self, sock: Sock, payload: Payload, then: Then) {
+        let now_ms = self.now_ms();
+        self.connections[sock.slot() as usize].outflow.begin(payload.len(), now_ms);
         if let Err(Full(payload)) = self.driver.send(sock, payload, then) {
             self.deferred.push_back((sock, payload, then));
         }
@@ -606,9 +627,15 @@ impl<D: Driver> Thread<D> {
     }
 
     fn sent(&mut self, sock: Sock) {
-        match self.connections[sock.slot() as usize].stage {
+        let connection = &mut self.connections[sock.slot() as usize];
+        connection.outflow.end();
+        match connection.stage {
             Stage::Dispatched(ticket) => self.start(ticket as usize),
-            Stage::Lingering { .. } => self.linger(sock),
+            Stage::Lingering { .. } => {
+                let linger = self.linger_ticks(sock);
+                self.set_deadline(sock, linger);
+                self.linger(sock);
+            }
             Stage::Open => self.begin(sock),
             Stage::Free | Stage::Closing => {}
         }
@@ -629,6 +656,7 @@ impl<D: Driver> Thread<D> {
             let idle = connection.conn.phase() == Phase::Idle;
             connection.closed = if idle { Closed::Peer } else { Closed::Truncated };
         }
+        connection.outflow.end();
         connection.stage = Stage::Closing;
         self.driver.close(sock);
     }
@@ -683,6 +711,7 @@ impl<D: Driver> Thread<D> {
     /// Begins to answer a request whose handler answers later.
     fn start(&mut self, ticket: usize) {
         let Some(pending) = self.pending.get(ticket) else { return };
+        self.wheel.remove(pending.sock.slot()); // no limit of ours while the handler works
         match self.sites.handler(pending.about.handler) {
             Handler::Metrics { allow } if !allow.is_empty() => self.driver.peer(pending.sock),
             Handler::Metrics { .. } => self.ask_scribe(ticket),
@@ -790,6 +819,10 @@ impl<D: Driver> Thread<D> {
             if connection.deadline > now {
                 connection.wakes = connection.deadline;
                 self.wheel.set(slot, connection.deadline);
+            } else if connection.outflow.is_open() {
+                // A silent send may be out or stuck.
+                connection.wakes = Tick::MAX; // it is not in the wheel
+                self.driver.delivery(sock);
             } else {
                 self.timed_out(sock);
             }
@@ -801,6 +834,51 @@ impl<D: Driver> Thread<D> {
         {
             self.idle_closed = true;
             self.close_idle();
+        }
+    }
+
+    /// The kernel has told what became of a reply whose time was over.
+    fn told(&mut self, sock: Sock, delivery: Result<Delivery, Errno>) {
+        let now_ms = self.now_ms();
+        let connection = &mut self.connections[sock.slot() as usize];
+        let asked = connection.sock == Some(sock) && connection.wakes == Tick::MAX;
+        if !asked || !connection.outflow.is_open() {
+            return; // the connection has gone on meanwhile
+        }
+        let site = self.sites.site_of(usize::from(connection.listener));
+        let verdict = match delivery {
+            Ok(delivery) => connection.outflow.judge(delivery, site.limits(), now_ms),
+            Err(Errno::EAGAIN) => Verdict::Going(1),
+            Err(_) => Verdict::Stalled,
+        };
+        let stage = connection.stage;
+        match (verdict, stage) {
+            (Verdict::Going(ms), _) => self.set_deadline(sock, ticks_of(ms)),
+            (Verdict::Stalled, _) => {
+                if let Stage::Dispatched(ticket) = stage {
+                    self.forget(ticket as usize);
+                }
+                self.close(sock, Closed::Timeout);
+            }
+            (Verdict::Out { late }, Stage::Open) => {
+                let idle = connection.conn.phase() == Phase::Idle;
+                match connection.conn.time_left(site, now_ms) {
+                    _ if idle && self.idle_closed => self.close(sock, Closed::Drain),
+                    // Its idle time begins when the reply is out.
+                    Some(0) if idle && late => {
+                        let idle = ticks_of(site.limits().idle_ms_max);
+                        self.set_deadline(sock, idle);
+                    }
+                    Some(left) if left > 0 => self.set_deadline(sock, ticks_of(left)),
+                    _ => self.timed_out(sock),
+                }
+            }
+            // The end of the send is about to be reported.
+            (Verdict::Out { .. }, Stage::Lingering { receiving: false }) => {
+                let linger = self.linger_ticks(sock);
+                self.set_deadline(sock, linger);
+            }
+            (Verdict::Out { .. }, _) => self.timed_out(sock),
         }
     }
 
@@ -847,7 +925,13 @@ impl<D: Driver> Thread<D> {
                 && connection.stage == Stage::Open
                 && connection.conn.phase() == Phase::Idle
             {
-                self.close(sock, Closed::Drain);
+                if connection.outflow.is_open() {
+                    self.wheel.remove(sock.slot());
+                    self.connections[slot].wakes = Tick::MAX;
+                    self.driver.delivery(sock); // a reply under way is not cut off
+                } else {
+                    self.close(sock, Closed::Drain);
+                }
             }
         }
     }
@@ -860,6 +944,7 @@ impl Connection {
             sock: None,
             listener: 0,
             stage: Stage::Free,
+            outflow: Outflow::default(),
             deadline: 0,
             wakes: 0,
             closed: Closed::Peer,
@@ -879,9 +964,9 @@ impl About {
 
 impl Desk<'_> {
     #[inline]
-    fn prepared(&mut self, variant: VariantId, count: u32) {
+    fn prepared(&mut self, variant: VariantId, method: Method, count: u32) {
         let len = self.replies.push(variant, count, self.out);
-        self.tally.hit(self.index, variant, count, len);
+        self.tally.hit(self.index, (variant, method), count, len);
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
