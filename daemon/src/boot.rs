@@ -17,7 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
+use crate::log;
 use crate::supervisor::link::Link;
 
 /// Everything a worker needs to start serving.
@@ -160,6 +161,7 @@ impl Control {
                     ));
                 }
                 Heard::Message(Command::Ping) => asked = Some(self.shared.wake(|_| {})),
+                Heard::Message(Command::Log(level)) => log::set_level(level),
                 Heard::Message(Command::Tell(tell)) => self.shared.obey(tell),
                 // The supervisor died without a word. Nobody holds the sockets open for a
                 // successor, so what is left is to end decently.
@@ -269,6 +271,8 @@ pub const ADMIN_LISTENER: &str = "admin";
 pub(crate) enum Command {
     /// Answer with [`Report::Alive`] when every thread has shown that it runs.
     Ping,
+    /// This is worth a line from now on.
+    Log(LogLevel),
     /// Do this from now on.
     Tell(Tell),
 }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Loaded, Report, Sources};
+use crate::config::{self, Loaded, LogLevel, Report, Sources};
 use crate::supervisor::Request;
 use crate::tune::{self, TuneCommand};
 use crate::{control, doctor, explain, routes, supervisor};
@@ -50,6 +50,14 @@ pub enum Command {
     Upgrade(ConfigArgs),
     /// Print the running server's generations, workers and connections
     Status(JsonArgs),
+    /// Print the level of the running server's log, or change it until the next reload
+    Log {
+        /// What is worth a line from now on
+        level: Option<LogLevel>,
+        /// Where the config comes from.
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Print what this host gives, and how to mend what it lacks
     Doctor(JsonArgs),
     /// Ready the kernel and the NIC for serving, show what that means, or take it back
@@ -140,6 +148,9 @@ pub struct ConfigArgs {
     /// Address of the first listener [EMBERD_LISTEN]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+    /// What is worth a line of the log: error, warn, info, debug or trace [EMBERD_LOG]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
     /// Tune the host before the workers start (as root) [EMBERD_TUNE]
     #[arg(long)]
     pub tune: bool,
@@ -189,6 +200,7 @@ impl ConfigArgs {
             workers: self.workers.or_else(|| outer.workers.clone()),
             threads: self.threads.or_else(|| outer.threads.clone()),
             listen: self.listen.or_else(|| outer.listen.clone()),
+            log: self.log.or_else(|| outer.log.clone()),
             tune: self.tune || outer.tune,
         }
     }
@@ -204,6 +216,7 @@ impl ConfigArgs {
             ("--workers", &self.workers),
             ("--threads", &self.threads),
             ("--listen", &self.listen),
+            ("--log", &self.log),
             ("--tune", &tune),
         ];
         let flags = flags.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
@@ -251,6 +264,9 @@ impl Cli {
             Command::Reload(args) => control::ask(&args.over(&outer), Request::Reload, false),
             Command::Drain(args) => control::ask(&args.over(&outer), Request::Drain, false),
             Command::Upgrade(args) => control::ask(&args.over(&outer), Request::Upgrade, false),
+            Command::Log { level, config } => {
+                control::ask(&config.over(&outer), Request::Log { level }, false)
+            }
             Command::Status(JsonArgs { config, json }) => {
                 control::ask(&config.over(&outer), Request::Status, json)
             }

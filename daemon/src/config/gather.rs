@@ -29,6 +29,7 @@ pub(crate) const SHORT: &[Short] = &[
     Short { flag: "--backend", variable: "EMBERD_BACKEND", key: &["ring", "backend"] },
     Short { flag: "--workers", variable: "EMBERD_WORKERS", key: &["workers", "count"] },
     Short { flag: "--threads", variable: "EMBERD_THREADS", key: &["workers", "threads"] },
+    Short { flag: "--log", variable: "EMBERD_LOG", key: &["log", "level"] },
     Short { flag: "--tune", variable: "EMBERD_TUNE", key: &["tune", "apply"] },
     Short { flag: LISTEN, variable: "EMBERD_LISTEN", key: &["listener", "0", "address"] },
 ];

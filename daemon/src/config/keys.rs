@@ -148,6 +148,7 @@ pub(crate) static ROOT: &[Key] = &[
         "A listener apart for `/metrics`, `/healthz`, `/readyz`. Off unless given.",
     ),
     key("tune", Table(TUNE), Filled, "What `emberd tune` and `--tune` do to the host."),
+    key("log", Table(LOG), Filled, "What the server says of itself, on standard error."),
     key("listener", Tables(LISTENER), Nothing, "Where to listen; one table for each address."),
     key(
         "prepared",
@@ -164,7 +165,6 @@ pub(crate) static ROOT: &[Key] = &[
     key("files", Tables(&[]), Nothing, "Files of a directory.").later(),
     key("proxy", Tables(&[]), Nothing, "Requests passed on to upstreams.").later(),
     key("redirect", Tables(&[]), Nothing, "Redirections.").later(),
-    key("log", Table(&[]), Nothing, "Logs.").later(),
 ];
 
 const WORKERS: &[Key] = &[
@@ -468,6 +468,33 @@ const TUNE: &[Key] = &[
         "Apply again what has drifted while the server runs. Without it, drift is told and \
          counted in `emberd_tune_drift`.",
     ),
+];
+
+const LOG: &[Key] = &[
+    key(
+        "level",
+        Kind::Choice(LOG_LEVELS),
+        Is("info"),
+        "What is worth a line. `emberd log LEVEL` changes it in the running server, until the \
+         next reload.",
+    ),
+    key("format", Kind::Choice(LOG_FORMATS), Is("text"), "How a line looks."),
+    key("access", Table(&[]), Nothing, "A line for each request.").later(),
+];
+
+/// The words of [`super::LogLevel`].
+const LOG_LEVELS: &[Choice] = &[
+    word("error", "what went wrong"),
+    word("warn", "what somebody should look at, too"),
+    word("info", "what starts, changes and ends, too"),
+    word("debug", "what the supervisor and its workers tell each other, too"),
+    word("trace", "everything"),
+];
+
+/// The words of [`super::LogFormat`].
+const LOG_FORMATS: &[Choice] = &[
+    word("text", "a sentence; in colour on a terminal, with its priority for the journal"),
+    word("json", "an object with `timestamp`, `level`, `target`, `message` and more by event"),
 ];
 
 const LISTENER: &[Key] = &[

@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use model::{
-    Address, Admin, Backend, Bytes, Config, Limits, LinkForm, Listener, Metrics, NumaNodes,
-    Prepared, Reply, Ring, Tune, Workers,
+    Address, Admin, Backend, Bytes, Config, Limits, LinkForm, Listener, Log, LogFormat, LogLevel,
+    Metrics, NumaNodes, Prepared, Reply, Ring, Tune, Workers,
 };
 pub use report::Report;
 pub(crate) use suggest::nearest;

@@ -27,6 +27,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// What the supervisor tunes before the workers start.
     pub tune: Tune,
+    /// What the server says of itself.
+    pub log: Log,
     /// Where to listen; never empty.
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
@@ -203,6 +205,42 @@ pub struct Tune {
     pub set: Vec<(String, String)>,
     /// Whether to apply again what has drifted while the server runs.
     pub reapply: bool,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// What is worth a line.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// What is worth a line; each level has those before it in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// What went wrong
+    Error,
+    /// What somebody should look at
+    Warn,
+    /// What starts, changes and ends
+    Info,
+    /// What the supervisor and its workers tell each other
+    Debug,
+    /// Everything
+    Trace,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// A sentence.
+    Text,
+    /// An object.
+    Json,
 }
 
 /// `[[listener]]`

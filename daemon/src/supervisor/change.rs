@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::door::{ClientId, Reply};
 use super::generation::{Generation, Stage, State};
-use super::log;
 use super::run::Supervisor;
 use super::settings::Settings;
 use super::sockets::Mark;
 use crate::boot::Tell;
+use crate::log;
+use tracing::{error, info, warn};
 
 /// Generations that may be on their way out at a time; a change waits for the oldest when there
 /// are more. Each is a whole set of processes.
@@ -65,7 +66,7 @@ impl Supervisor {
         if self.ending.is_some() {
             return self.refuse(client, "the server is draining");
         }
-        log::info(format_args!("reloading, asked by {by}"));
+        info!("reloading, asked by {by}");
         match &mut self.pending {
             // One reload after all who have asked by now does for all of them.
             Some(pending) => pending.clients.extend(client),
@@ -153,6 +154,11 @@ impl Supervisor {
         }
         self.counters.note_change(true);
         self.last_error = None;
+        // Before anybody hears that it serves: metrics need the names of its routes.
+        self.share_facts();
+        if change.kind != Kind::Start {
+            log::follow(&self.generations[at].settings.config.log);
+        }
         self.tell_started(change.kind, number, change.began);
         let noun = change.kind.noun();
         for client in change.clients {
@@ -190,7 +196,7 @@ impl Supervisor {
 
     /// Says that something that was asked for will not be done.
     pub(super) fn refuse(&mut self, client: Option<ClientId>, why: &str) {
-        log::warning(why);
+        warn!("{why}");
         if let Some(client) = client {
             self.answer(client, &Reply { ok: false, message: why.to_owned(), status: None });
         }
@@ -222,13 +228,11 @@ impl Supervisor {
         let noun = change.kind.noun();
         match change.kind {
             Kind::Start => {
-                log::error(why);
+                error!("{why}");
                 self.exit = Some(1);
             }
             Kind::Reload => {
-                log::error(format_args!(
-                    "the {noun} is refused, and the old config goes on: {why}"
-                ));
+                error!("the {noun} is refused, and the old config goes on: {why}");
                 self.systemd.ready(SERVES_AGAIN);
             }
             Kind::Upgrade => return self.go_back(why, change.clients),

@@ -9,10 +9,11 @@ use ember_metrics::{Names, Pages};
 
 use super::confine;
 use super::link::Link;
-use super::log;
 use super::settings::Shared;
 use super::spawn::{BootMessage, SUBCOMMAND, SocketsMessage};
 use crate::boot::{Boot, Control, Report, ThreadBoot};
+use crate::log;
+use tracing::error;
 
 /// What a worker does once it is set up: the worker loop, with the handlers of whoever embeds
 /// this server.
@@ -20,10 +21,11 @@ pub type Serve = Arc<dyn Fn(Boot) -> io::Result<()> + Send + Sync>;
 
 /// The whole life of a worker process. The status is for the supervisor.
 pub fn main(serve: &Serve) -> ExitCode {
+    log::begin();
     let link = match Link::adopt_standard_input() {
         Ok(link) => link,
         Err(_) => {
-            log::error(format_args!("{SUBCOMMAND} is for emberd itself to start"));
+            error!("{SUBCOMMAND} is for emberd itself to start");
             return ExitCode::from(2);
         }
     };
@@ -54,6 +56,10 @@ fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
     let [shared, pages] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| cut_short())?;
     let sockets = receive_sockets(&link, &message)?;
     let shared = Shared::read(&shared)?;
+    if !message.in_process {
+        log::follow(&shared.config.log);
+        log::set_level(message.log_level);
+    }
     let note = |text: String, warning| reports.send(&Report::Note { text, warning }, &[]);
     settle(&message, &shared, note)?;
     let plan = shared.workers.into_iter().nth(message.worker.into()).ok_or_else(cut_short)?;

@@ -9,7 +9,7 @@ use ember_sysctl::watch::Drift;
 use serde::{Deserialize, Serialize};
 
 use super::change::LEAVING_MAX;
-use super::log;
+use tracing::warn;
 
 /// Pages for so many generations: the one that serves, the one that is to, and those that leave.
 const GENERATIONS: usize = LEAVING_MAX + 2;
@@ -141,6 +141,11 @@ impl Counters {
         self.pages.sum(Family::ConnectionsActive, pages.iter().copied())
     }
 
+    /// What a family of counters has come to since the server's start, whatever the labels.
+    pub(crate) fn total(&self, family: Family) -> i64 {
+        self.pages.sum(family, 0..self.pages.threads())
+    }
+
     /// Lets whoever is asked for the metrics know what only the supervisor does.
     pub(crate) fn post(&self, pids: Vec<u32>) {
         let mut facts = Facts::new();
@@ -150,7 +155,7 @@ impl Counters {
         facts.add(Family::ConfigLastReloadSuccessTimestamp, &[], last_success_s as f64);
         let board = Board { names: self.names.clone(), pids, facts };
         if let Err(error) = self.pages.post(&board) {
-            log::warning(format_args!("the metrics do not show what is new: {error}"));
+            warn!("the metrics do not show what is new: {error}");
         }
     }
 

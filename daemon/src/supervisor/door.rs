@@ -15,6 +15,8 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
+use crate::config::LogLevel;
+
 /// Where a server's state is unless it is told otherwise.
 pub const STATE_DIR: &str = "/run/emberd";
 
@@ -39,6 +41,11 @@ pub enum Request {
     Upgrade,
     /// Say what there is.
     Status,
+    /// Take this level of the log until the next reload, and say which holds.
+    Log {
+        /// None: change nothing.
+        level: Option<LogLevel>,
+    },
 }
 
 /// What is answered.

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::door::{ClientId, Reply};
-use super::log;
 use super::run::Supervisor;
 use crate::boot::Tell;
+use tracing::info;
 
 /// How long connections on which nothing is under way are kept when the server ends: long
 /// enough for a request that its client has just sent.
@@ -41,7 +41,7 @@ impl Supervisor {
             None => {
                 let unready_for =
                     self.serving().map_or(Duration::ZERO, |serving| serving.settings.unready_for);
-                log::info(format_args!("draining, asked by {by}"));
+                info!("draining, asked by {by}");
                 self.systemd.stopping();
                 self.abandon_change("the server is draining");
                 if unready_for.is_zero() {
@@ -62,7 +62,7 @@ impl Supervisor {
 
     /// Ends every connection and leaves.
     pub(super) fn stop(&mut self, by: &str) {
-        log::info(format_args!("stopping, asked by {by}"));
+        info!("stopping, asked by {by}");
         self.systemd.stopping();
         self.abandon_change("the server is stopping");
         self.tell_all_to_leave(Tell::Stop, Instant::now());

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use tracing::debug;
+
 use super::child;
 use super::link::Link;
 use super::restart::Restarts;
@@ -11,6 +13,8 @@ use super::settings::Settings;
 use super::sockets::Sockets;
 use super::spawn::{self, BootMessage, Ending, Process, ThreadMessage};
 use crate::boot::{Command, Tell};
+use crate::config::LogLevel;
+use crate::log;
 
 /// How long past its deadline a worker that leaves may take before it is killed.
 const LEAVE_GRACE: Duration = Duration::from_secs(3);
@@ -146,11 +150,14 @@ impl Generation {
             generation: self.number,
             in_process: settings.in_process,
             node: plan.node,
+            log_level: log::level(),
             threads: plan.cpus.iter().zip(&worker.pages).zip(mine).map(thread).collect(),
         };
         let sockets: Vec<BorrowedFd<'_>> =
             mine.iter().flatten().map(|(_, socket)| *socket).collect();
         let started = spawn::start(&message, settings.shared.as_fd(), pages, &sockets, serve)?;
+        let (index, pid) = (worker.index, started.process.pid());
+        debug!(worker = index, pid, generation = self.number, "started worker {index} (pid {pid})");
         worker.state = State::Running(Running {
             process: started.process,
             link: started.link,
@@ -197,6 +204,15 @@ impl Generation {
                 running.leave_by(now + leave_in + LEAVE_GRACE);
             }
             running.say(&Command::Tell(tell));
+        }
+    }
+
+    /// Lets every worker that runs know what is worth a line.
+    pub(crate) fn set_log_level(&self, level: LogLevel) {
+        for worker in &self.workers {
+            if let State::Running(running) = &worker.state {
+                running.say(&Command::Log(level));
+            }
         }
     }
 

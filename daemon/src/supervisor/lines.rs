@@ -4,24 +4,21 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use ember_affinity::WorkerPlan;
+use ember_metrics::Family;
 
 use super::change::Kind;
 use super::generation::Generation;
-use super::log;
 use super::run::Supervisor;
 use super::settings::Settings;
 use super::sockets::{Address, Wanted};
+use tracing::info;
 
 impl Supervisor {
     /// The first line: version, kernel and config.
     pub(super) fn tell_version(&self) {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
-        log::info(format_args!(
-            "version {version}, Linux {}, config {}",
-            kernel.trim_end(),
-            self.source.name()
-        ));
+        info!("version {version}, Linux {}, config {}", kernel.trim_end(), self.source.name());
     }
 
     /// The lines of a generation that serves from now on.
@@ -41,24 +38,35 @@ impl Supervisor {
                 format!("upgraded to version {version} in {took}: generation {number} serves")
             }
         };
-        log::info(&status);
+        info!(generation = number, "{status}");
         self.systemd.ready(&status);
+    }
+
+    /// The last line: what all of it came to.
+    pub(super) fn tell_ended(&self) {
+        let requests = self.counters.total(Family::HttpRequests);
+        let connections = self.counters.total(Family::ConnectionsAccepted);
+        let up = in_words(self.started.elapsed());
+        info!(
+            requests,
+            connections, "ended after {up}: {requests} requests on {connections} connections"
+        );
     }
 
     fn tell_generation(&self, generation: &Generation) {
         let settings = &generation.settings;
-        log::info(format_args!("backend: {}", generation.backend));
-        log::info(format_args!("placement: {}", placement(settings)));
+        info!(generation = generation.number, "backend: {}", generation.backend);
+        info!("placement: {}", placement(settings));
         for note in &generation.notes {
-            log::info(note);
+            info!("{note}");
         }
-        log::info(format_args!("routes: {}", routes(settings)));
+        info!("routes: {}", routes(settings));
         for wanted in &settings.wanted {
             let url = self.url(wanted).unwrap_or_default();
-            log::info(format_args!("listening on {url} ({})", wanted.name));
+            info!(listener = wanted.name, url, "listening on {url} ({})", wanted.name);
         }
         for url in self.metrics_urls(settings) {
-            log::info(format_args!("metrics at {url}"));
+            info!(url, "metrics at {url}");
         }
     }
 
@@ -102,6 +110,15 @@ fn routes(settings: &Settings) -> String {
     let kinds = kinds.iter().filter(|(_, count)| *count > 0);
     let words: Vec<String> = kinds.map(|(kind, count)| format!("{count} {kind}")).collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+/// A duration to the second, or to the millisecond below one.
+fn in_words(time: Duration) -> String {
+    let whole = match time.as_secs() {
+        0 => Duration::from_millis(time.as_millis().try_into().unwrap_or_default()),
+        seconds => Duration::from_secs(seconds),
+    };
+    humantime::format_duration(whole).to_string()
 }
 
 fn in_ms(time: Duration) -> String {

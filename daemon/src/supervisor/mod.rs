@@ -14,7 +14,6 @@ mod holder;
 mod limits;
 mod lines;
 pub(crate) mod link;
-mod log;
 mod restart;
 mod run;
 mod settings;
@@ -38,7 +37,7 @@ pub use spawn::SUBCOMMAND as WORKER_SUBCOMMAND;
 pub use status::render_status;
 
 use crate::config::Sources;
-use crate::tune;
+use crate::{log, tune};
 use change::{Change, Kind};
 use counters::Counters;
 use door::Door;
@@ -48,6 +47,7 @@ use settings::{Settings, Source};
 use signals::Signals;
 use sockets::Sockets;
 use systemd::Systemd;
+use tracing::{error, info, warn};
 use upgrade::Role;
 
 /// Exit status for a config that cannot be used (EX_CONFIG of sysexits.h).
@@ -55,6 +55,7 @@ const EXIT_CONFIG: u8 = 78;
 
 /// Runs the whole server until it is told to end.
 pub fn run(mut sources: Sources, serve: Serve) -> ExitCode {
+    log::begin();
     // Between two programs, and no part of the config.
     sources.environment.remove(upgrade::VARIABLE);
     let source = Source::new(sources);
@@ -76,6 +77,7 @@ pub fn has_settled() -> bool {
 
 /// Goes on supervising. `sources` finds out where the config comes from, for the next reload.
 pub fn go_on(sources: fn() -> Sources, serve: Serve) -> ExitCode {
+    log::begin();
     let resume = || {
         // The kernel names a process after the file that it was executed from.
         nix::sys::prctl::set_name(c"emberd")?;
@@ -90,7 +92,7 @@ pub fn go_on(sources: fn() -> Sources, serve: Serve) -> ExitCode {
 }
 
 fn failed(error: io::Error) -> ExitCode {
-    log::error(error);
+    error!("{error}");
     ExitCode::FAILURE
 }
 
@@ -104,7 +106,7 @@ fn start(mut source: Source, serve: Serve) -> io::Result<ExitCode> {
             // The report of a config has its lines and carets: nothing may stand before them.
             match report.starts_with("error: ") {
                 true => eprintln!("{report}"),
-                false => log::error(report),
+                false => error!("{report}"),
             }
             return Ok(ExitCode::from(EXIT_CONFIG));
         }
@@ -168,8 +170,8 @@ impl Supervisor {
     fn tune(&mut self, settings: &Settings) {
         let begun = tune::start::begin(&settings.config);
         match begun.line {
-            Ok(line) => log::info(line),
-            Err(line) => log::warning(line),
+            Ok(line) => info!("{line}"),
+            Err(line) => warn!("{line}"),
         }
         self.watcher = begun.watcher;
     }
@@ -187,11 +189,11 @@ impl Supervisor {
         let state_dir = &settings.config.state_dir;
         match Door::open(state_dir) {
             Ok(door) => self.door = Some(door),
-            Err(error) => log::warning(format_args!(
+            Err(error) => warn!(
                 "no control socket in {}: {error}; `emberd reload` and `emberd status` will not \
                  reach this server (EMBERD_STATE_DIR chooses another directory)",
                 state_dir.display()
-            )),
+            ),
         }
     }
 }

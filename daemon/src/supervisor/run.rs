@@ -13,7 +13,6 @@ use super::counters::Counters;
 use super::door::{ClientId, Door, Reply, Request};
 use super::ending::Ending;
 use super::generation::{Generation, Reason, Stage, State, Worker};
-use super::log;
 use super::settings::Source;
 use super::signals::{Asked, Signals};
 use super::sockets::Sockets;
@@ -21,7 +20,10 @@ use super::spawn;
 use super::systemd::Systemd;
 use super::upgrade::{Predecessor, Probe, Purpose};
 use crate::boot::Report;
+use crate::config::LogLevel;
+use crate::log;
 use crate::tune::watch::Watcher;
+use tracing::{debug, error, info, trace, warn};
 
 /// Everything that the supervisor holds.
 pub(super) struct Supervisor {
@@ -91,6 +93,7 @@ impl Supervisor {
         if let Some(door) = self.door.take() {
             door.close();
         }
+        self.tell_ended();
         Ok(self.exit.unwrap_or_default())
     }
 
@@ -106,7 +109,7 @@ impl Supervisor {
         }
         self.unsettled = false;
         let error = self.execute(Purpose::Settle, &[]);
-        log::warning(format_args!("the supervisor keeps the memory of its start: {error}"));
+        warn!("the supervisor keeps the memory of its start: {error}");
     }
 
     fn wait(&self) -> io::Result<Vec<Ear>> {
@@ -171,16 +174,34 @@ impl Supervisor {
     fn take_requests(&mut self) {
         let requests = self.door.as_mut().map(Door::hear).unwrap_or_default();
         for (client, request) in requests {
+            debug!(?request, "asked over the control socket: {request:?}");
             match request {
                 Request::Reload => self.reload("a request", Some(client)),
                 Request::Upgrade => self.upgrade("a request", Some(client)),
                 Request::Drain => self.drain("a request", Some(client)),
+                Request::Log { level } => {
+                    let message = self.set_log_level(level);
+                    self.answer(client, &Reply { ok: true, message, status: None });
+                }
                 Request::Status => {
                     let status = Some(self.status(Instant::now()));
                     self.answer(client, &Reply { ok: true, message: String::new(), status });
                 }
             }
         }
+    }
+
+    /// Takes another level of the log, where there is one; gives the words about what holds.
+    fn set_log_level(&mut self, level: Option<LogLevel>) -> String {
+        let Some(level) = level else { return format!("{:?}", log::level()).to_lowercase() };
+        // Said at whichever of both levels shows it.
+        let words = format!("the log is at level {level:?}").to_lowercase();
+        info!("{words}");
+        log::set_level(level);
+        for generation in &self.generations {
+            generation.set_log_level(level);
+        }
+        words
     }
 
     /// Answers whoever asked over the control socket.
@@ -204,6 +225,13 @@ impl Supervisor {
         match running.link.receive::<Report>() {
             Ok(Some((report, _))) => match report {
                 Report::Ready { backend } => {
+                    let pid = running.process.pid();
+                    debug!(
+                        worker = at,
+                        pid,
+                        generation = number,
+                        "worker {at} (pid {pid}) is ready"
+                    );
                     running.set_ready(now, stuck_after);
                     generation.backend = backend;
                     if generation.stage == Stage::Starting && generation.is_ready() {
@@ -211,8 +239,11 @@ impl Supervisor {
                     }
                     self.share_facts();
                 }
-                Report::Alive => running.answered(now, stuck_after),
-                Report::Note { text, warning: true } => log::warning(text),
+                Report::Alive => {
+                    trace!(worker = at, generation = number, "worker {at} is alive");
+                    running.answered(now, stuck_after);
+                }
+                Report::Note { text, warning: true } => warn!("{text}"),
                 // All workers of a generation have the same to say.
                 Report::Note { text, .. } if generation.notes.contains(&text) => {}
                 Report::Note { text, warning: false } => generation.notes.push(text),
@@ -262,8 +293,11 @@ impl Supervisor {
         match generation.stage {
             Stage::Starting => self.generation_failed(number, &obituary),
             Stage::Leaving => {
-                if !ending.well {
-                    log::warning(format_args!("{obituary} while it was leaving"));
+                if ending.well {
+                    debug!(worker = index, pid, generation = number, "{obituary}, as told");
+                } else {
+                    let words = "while it was leaving";
+                    warn!(worker = index, pid, generation = number, "{obituary} {words}");
                 }
                 self.sweep();
                 self.share_facts();
@@ -277,7 +311,7 @@ impl Supervisor {
                     0 => "starting it again".to_owned(),
                     ms => format!("starting it again in {ms} ms, since it keeps ending"),
                 };
-                log::error(format_args!("{obituary}; {again}"));
+                error!(worker = index, pid, generation = number, "{obituary}; {again}");
                 self.act_on_time(now)?;
             }
         }
@@ -300,7 +334,7 @@ impl Supervisor {
         for generation in self.generations.extract_if(.., gone) {
             let pages = generation.workers.iter().flat_map(|worker| &worker.pages);
             self.counters.give_back(pages.copied());
-            log::info(format_args!("generation {} has left", generation.number));
+            info!(generation = generation.number, "generation {} has left", generation.number);
         }
         if self.ending.is_some() && self.generations.is_empty() {
             self.exit = Some(0);
@@ -328,7 +362,7 @@ impl Supervisor {
         };
         self.counters.show_drift(&seen.drift);
         if let Some(line) = seen.line {
-            log::warning(line);
+            warn!("{line}");
         }
     }
 
@@ -345,9 +379,7 @@ impl Supervisor {
                     let delay = worker.restarts.delay_after_death(now).max(RETRY);
                     worker.state = State::Waiting(now + delay);
                     let (index, ms) = (worker.index, delay.as_millis());
-                    log::error(format_args!(
-                        "cannot start worker {index}: {error}; trying again in {ms} ms"
-                    ));
+                    error!("cannot start worker {index}: {error}; trying again in {ms} ms");
                 }
             }
             State::Running(running) => {
@@ -376,10 +408,10 @@ impl super::generation::Running {
         let pid = self.process.pid();
         let words = reason.words();
         if self.process.kill() {
-            log::warning(format_args!("worker {worker} (pid {pid}) {words}; killing it"));
+            warn!("worker {worker} (pid {pid}) {words}; killing it");
             self.failed.get_or_insert_with(|| format!("it {words}"));
         } else {
-            log::warning(format_args!("worker {worker} {words}, and a thread cannot be killed"));
+            warn!("worker {worker} {words}, and a thread cannot be killed");
         }
     }
 

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::{self, Confinement};
 use super::sockets::{Slot, Wanted};
-use super::{limits, log, spawn};
+use super::{limits, spawn};
 use crate::config::{self, Config, Sources};
-use crate::{boot, tune, worker};
+use crate::{boot, log, tune, worker};
+use tracing::warn;
 
 /// How long a worker may take from its start to accepting.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -114,14 +115,17 @@ impl Source {
             return Err(why.to_owned());
         }
         let loaded = config::load(&sources).map_err(|report| report.human(false))?;
+        if !again {
+            log::follow(&loaded.config.log);
+        }
         if loaded.warnings.warnings() > 0 {
             let report = loaded.warnings.human(false);
-            log::warning(report.strip_prefix("warning: ").unwrap_or(&report));
+            warn!("{}", report.strip_prefix("warning: ").unwrap_or(&report));
         }
         let (settings, warnings) = Settings::new(loaded.config, names)?;
         // What a reload cannot change has been said before.
         for warning in warnings.iter().filter(|_| !again) {
-            log::warning(warning);
+            warn!("{warning}");
         }
         Ok(settings)
     }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::child;
 use super::link::{DESCRIPTORS_MAX, Link};
+use crate::config::LogLevel;
 
 /// The hidden subcommand that makes a process a worker.
 pub const SUBCOMMAND: &str = "__worker";
@@ -39,6 +40,8 @@ pub(crate) struct BootMessage {
     pub(crate) generation: u32,
     pub(crate) in_process: bool,
     pub(crate) node: Option<u32>,
+    /// The level in force, which the config may not know of.
+    pub(crate) log_level: LogLevel,
     pub(crate) threads: Vec<ThreadMessage>,
 }
 

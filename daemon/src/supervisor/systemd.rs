@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use sd_notify::{NotifyState, notify, notify_with_fds, watchdog_enabled};
-
-use super::log;
+use tracing::warn;
 
 /// Begins the names under which systemd keeps our own sockets, so that they are not taken for
 /// those of a .socket unit.
@@ -71,7 +70,7 @@ impl Systemd {
             let name = kept_name(name);
             let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
             if let Err(error) = notify_with_fds(&state, &[socket]) {
-                log::warning(format_args!("systemd does not keep the socket {name}: {error}"));
+                warn!("systemd does not keep the socket {name}: {error}");
             }
         }
     }
@@ -88,7 +87,7 @@ pub(crate) fn passed_sockets() -> Vec<(String, OwnedFd)> {
     let passed = match sd_listen_fds::get() {
         Ok(passed) => passed,
         Err(error) => {
-            log::warning(format_args!("the sockets that systemd passes are not used: {error}"));
+            warn!("the sockets that systemd passes are not used: {error}");
             return Vec::new();
         }
     };
@@ -117,7 +116,7 @@ fn kept_name(name: &str) -> String {
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = notify(state) {
-        log::warning(format_args!("cannot tell systemd {state:?}: {error}"));
+        warn!("cannot tell systemd {state:?}: {error}");
     }
 }
 

@@ -29,12 +29,14 @@ use super::counters::{Counters, Record};
 use super::door::{ClientId, Door, DoorRecord, Reply};
 use super::generation::{Generation, Reason, Running, Stage, State, Worker};
 use super::link::{DESCRIPTORS_MAX, Link};
-use super::log;
 use super::restart::Restarts;
 use super::run::Supervisor;
 use super::settings::Settings;
 use super::sockets::{GroupRecord, Sockets};
 use super::spawn::{self, Process, SocketsMessage};
+use crate::config::LogLevel;
+use crate::log;
+use tracing::{error, info};
 
 /// Says to a program that its standard input is a predecessor's channel, and what for.
 pub(crate) const VARIABLE: &str = "EMBERD_HANDOVER";
@@ -88,6 +90,9 @@ struct HandOver {
     environment: Vec<Vec<u8>>,
     running_ms: u64,
     last_number: u32,
+    /// The level of the log in force; none from a program that had none.
+    #[serde(default)]
+    log_level: Option<LogLevel>,
     counters: Record,
     door: Option<DoorRecord>,
     /// Clients of the control socket that wait for the end of the upgrade.
@@ -183,7 +188,7 @@ impl Supervisor {
         if let Some(why) = self.not_upgradable() {
             return self.refuse(client, why);
         }
-        log::info(format_args!("upgrading to {}, asked by {by}", self.program.display()));
+        info!("upgrading to {}, asked by {by}", self.program.display());
         let clients = client.into_iter().collect();
         match self.start_probe(clients) {
             Ok(probe) => self.probe = Some(probe),
@@ -234,7 +239,7 @@ impl Supervisor {
         let refusal = match verdict {
             Ok(_) if self.ending.is_some() => "the server is draining".to_owned(),
             Ok(version) => {
-                log::info(format_args!("version {version} takes over"));
+                info!("version {version} takes over");
                 let error = self.execute(Purpose::Upgrade, &probe.clients);
                 format!("cannot execute {}: {error}", self.program.display())
             }
@@ -245,16 +250,16 @@ impl Supervisor {
 
     /// The upgrade failed after this program had taken over: the old one is executed again.
     pub(super) fn go_back(&mut self, why: &str, clients: Vec<ClientId>) {
-        log::error(format_args!("the upgrade failed, and the old program goes on: {why}"));
+        error!("the upgrade failed, and the old program goes on: {why}");
         let error = self.execute(Purpose::GoBack(why), &clients);
-        log::error(format_args!("the old program cannot be executed: {error}"));
+        error!("the old program cannot be executed: {error}");
         // What the old program started still serves: keeping it is the best that is left.
         self.upgrade_refused(why, clients);
     }
 
     /// Says that an upgrade will not be.
     pub(super) fn upgrade_refused(&mut self, why: &str, clients: Vec<ClientId>) {
-        log::error(format_args!("the upgrade is refused, and the old program goes on: {why}"));
+        error!("the upgrade is refused, and the old program goes on: {why}");
         self.last_error = Some(why.to_owned());
         for client in clients {
             let message = format!("upgrade refused: {why}");
@@ -346,6 +351,7 @@ impl Supervisor {
             environment: own_environment(),
             running_ms: milliseconds(self.started, now),
             last_number: self.last_number,
+            log_level: Some(log::level()),
             counters: self.counters.record(),
             door,
             clients: clients.to_vec(),
@@ -413,6 +419,12 @@ impl Legacy {
         }
         let (arguments, environment) = (hand_over.arguments, hand_over.environment);
         into.predecessor = Some(Predecessor { program, arguments, environment });
+        if let Some(latest) = into.generations.last() {
+            log::follow(&latest.settings.config.log);
+        }
+        if let Some(level) = hand_over.log_level {
+            log::set_level(level);
+        }
         into.program = hand_over.program;
         into.last_number = hand_over.last_number;
         into.started = now.checked_sub(Duration::from_millis(hand_over.running_ms)).unwrap_or(now);

@@ -65,7 +65,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
         };
         threads::Builder::new().name(thread_name(worker, index)).spawn(move || {
             if let Err(error) = start.serve() {
-                eprintln!("emberd: worker {worker}, thread {index}: {error}");
+                tracing::error!(worker, thread = index, "worker {worker}, thread {index}: {error}");
             }
         })?;
     }
@@ -93,7 +93,8 @@ impl Start {
             pin_thread(cpu)?;
         }
         // Said before the seat is left: the process may end as soon as it is.
-        let tell = |error: &io::Error| eprintln!("emberd: worker {}: {error}", self.worker);
+        let worker = self.worker;
+        let tell = |error: &io::Error| tracing::error!(worker, "worker {worker}: {error}");
         match backend::open(&self.config).inspect_err(tell)? {
             (Opened::Uring(driver), why) => self.serve_on(*driver, &why),
             (Opened::Epoll(driver), why) => self.serve_on(*driver, &why),
