@@ -4,7 +4,7 @@ RUN_ARGS ?=
 BENCH_ARGS ?=
 
 .PHONY: help run build test check docs setup setup-test setup-bench setup-bench-full bench bench-full \
-	bench-build clean
+	bench-build deb try-deb tarball clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,15 @@ bench-full: setup-bench-full bench-build ## everything, in longer windows: hours
 bench-build: setup
 	$(CARGO) build --release -p emberd -p ember-bench
 	$(CARGO) build --release -p ember-uring --example pong
+
+deb: build ## a Debian package, in target/dist (the first time installs cargo-deb into target/tools)
+	sh deploy/package.sh deb
+
+try-deb: deb ## install, run, remove and purge the package in a root file system of its own (as root)
+	sh deploy/debian/try.sh target/dist/emberd_*.deb
+
+tarball: setup ## a tarball for any Linux with glibc, in target/dist; hwloc is linked in
+	sh deploy/package.sh tarball
 
 clean: ## remove what was built
 	$(CARGO) clean
