@@ -180,12 +180,12 @@ impl Supervisor {
     pub(super) fn abandon_change(&mut self, why: &str) {
         self.drop_starting();
         let starting = self.change.as_ref().is_some_and(|change| change.kind == Kind::Start);
-        if self.change.is_some() {
-            self.change_failed(why);
-        }
         if starting {
             // It was asked to end before it had begun: nothing has failed.
             self.exit = Some(0);
+        }
+        if self.change.is_some() {
+            self.change_failed(why);
         }
         if let Some(pending) = self.pending.take() {
             for client in pending.clients {
@@ -227,6 +227,7 @@ impl Supervisor {
         self.last_error = Some(why.to_owned());
         let noun = change.kind.noun();
         match change.kind {
+            Kind::Start if self.exit.is_some() => {}
             Kind::Start => {
                 error!("{why}");
                 self.exit = Some(1);
