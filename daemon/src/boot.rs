@@ -250,6 +250,22 @@ impl Seat {
     }
 }
 
+#[cfg(test)]
+impl Seat {
+    /// A seat without a worker around it, and a way to give orders.
+    pub(crate) fn alone() -> io::Result<(Seat, impl Fn(Order))> {
+        let news = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let state = State { order: Order::Serve, sitting: vec![Sitting::default()] };
+        let shared = Shared { epoch: AtomicU32::new(0), state: Mutex::new(state), news };
+        let shared = Arc::new(shared);
+        let seat = Seat { shared: Arc::clone(&shared), thread: 0, seen: 0, order: Order::Serve };
+        let give = move |order| {
+            shared.wake(|current| *current = order);
+        };
+        Ok((seat, give))
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.shared.lock();

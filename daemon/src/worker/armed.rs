@@ -62,6 +62,16 @@ impl OneReply {
         Ok((site, OneReply { route, status: reply.status, variants }))
     }
 
+    /// Its counters' names, for a request of this method if it is known.
+    pub(super) fn key(&self, site: usize, method: Option<Method>) -> OneReplyKey {
+        OneReplyKey { site, route: self.route, method, status: self.status }
+    }
+
+    /// The length of the armed reply in bytes.
+    pub(super) fn len(&self, site: &Site) -> usize {
+        site.variant(self.variant(Persist::Default)).len()
+    }
+
     /// The rendered reply that says this about the connection.
     pub(crate) fn variant(&self, persist: Persist) -> VariantId {
         self.variants[persist as usize]
@@ -76,14 +86,25 @@ struct Asked {
     malformed: Option<Reason>,
 }
 
+/// Whether a reply went out, or may have, for which no request has been read yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Prepaid {
+    /// None did.
+    #[default]
+    No,
+    /// One does when a request begins.
+    Armed,
+    /// It is out: a part of its request has been read.
+    Begun,
+}
+
 /// One connection to such a listener.
 pub(super) struct Talk<'a> {
     pub(super) one: &'a OneReply,
     pub(super) site: &'a Site,
     pub(super) conn: &'a mut Conn,
     pub(super) memo: &'a mut Memo,
-    /// Whether a reply went out for which no request has been read yet.
-    pub(super) prepaid: &'a mut bool,
+    pub(super) prepaid: &'a mut Prepaid,
     pub(super) now_ms: u64,
 }
 
@@ -108,6 +129,10 @@ pub(super) fn converse(talk: Talk<'_>, input: &mut Input<'_>, desk: &mut Desk<'_
                 after: answer.after,
                 malformed: None,
             },
+            Event::More if *prepaid == Prepaid::Armed => {
+                *prepaid = Prepaid::Begun;
+                return Next::Receive;
+            }
             Event::More => return if conn.is_idle() { Next::Arm } else { Next::Receive },
             // The site has nothing but the one prepared reply: the others cannot be.
             Event::Close
@@ -118,7 +143,7 @@ pub(super) fn converse(talk: Talk<'_>, input: &mut Input<'_>, desk: &mut Desk<'_
             | Event::Wait => return Next::Close(Closed::Reply),
         };
         let http10 = conn.reply_context(site).http10;
-        let paid = std::mem::take(prepaid);
+        let paid = std::mem::take(prepaid) != Prepaid::No;
         // A client of HTTP/1.0 was not told that the connection goes on, and a 2xx makes a tunnel
         // of one that asked for it (RFC 9110 section 9.3.6), in which we have nothing to say.
         let tunnel = asked.method == Some(Method::Connect) && one.status / 100 == 2;
@@ -142,15 +167,9 @@ impl Desk<'_> {
         if let Some(reason) = asked.malformed {
             self.tally.malformed(reason);
         }
-        let key = OneReplyKey {
-            site: self.index,
-            route: one.route,
-            method: asked.method,
-            status: one.status,
-        };
+        let key = one.key(self.index, asked.method);
         if paid {
-            let bytes = self.replies.len_of(one.variant(Persist::Default));
-            self.tally.armed(&key, bytes);
+            self.tally.armed(&key, self.replies.len_of(one.variant(Persist::Default)));
         }
         let plain = asked.count - u32::from(paid);
         if plain == 0 {

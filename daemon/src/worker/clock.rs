@@ -1,12 +1,10 @@
 //! What time it is for a ring thread: the system's, or a simulation's.
 
-#[cfg(test)]
-use std::time::Duration;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Where a thread's time comes from. Deadlines and durations go by the monotonic clock, which no
 /// step of the wall clock moves; the Date of replies goes by the wall clock alone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Clock {
     /// The machine's clocks.
     System,
@@ -15,12 +13,11 @@ pub(crate) enum Clock {
     Simulated(std::rc::Rc<Simulated>),
 }
 
-/// Clocks that stand still until they are set.
+/// The clocks of a simulated network.
 #[cfg(test)]
-#[derive(Debug)]
 pub(crate) struct Simulated {
     start: Instant,
-    passed: std::cell::Cell<Duration>,
+    net: ember_uring::SimNet,
     wall: std::cell::Cell<u64>,
 }
 
@@ -31,7 +28,7 @@ impl Clock {
         match self {
             Clock::System => Instant::now(),
             #[cfg(test)]
-            Clock::Simulated(clock) => clock.start + clock.passed.get(),
+            Clock::Simulated(clock) => clock.start + clock.net.now(),
         }
     }
 
@@ -44,7 +41,7 @@ impl Clock {
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
             }
             #[cfg(test)]
-            Clock::Simulated(clock) => clock.wall.get(),
+            Clock::Simulated(clock) => clock.wall.get() + clock.net.now().as_secs(),
         }
     }
 
@@ -57,23 +54,12 @@ impl Clock {
 
 #[cfg(test)]
 impl Simulated {
-    pub(crate) fn new(wall: u64) -> std::rc::Rc<Simulated> {
-        let passed = std::cell::Cell::new(Duration::ZERO);
-        std::rc::Rc::new(Simulated { start: Instant::now(), passed, wall: wall.into() })
+    pub(crate) fn new(net: ember_uring::SimNet, wall: u64) -> std::rc::Rc<Simulated> {
+        std::rc::Rc::new(Simulated { start: Instant::now(), net, wall: wall.into() })
     }
 
-    /// So much time has passed since the start. The wall clock is moved along.
-    pub(crate) fn set(&self, passed: Duration) {
-        let before = self.passed.replace(passed).as_secs();
-        self.wall.set(self.wall.get() + passed.as_secs().saturating_sub(before));
-    }
-
-    /// Steps the wall clock.
-    pub(crate) fn set_wall(&self, second: u64) {
-        self.wall.set(second);
-    }
-
-    pub(crate) fn wall(&self) -> u64 {
-        self.wall.get()
+    /// Steps the wall clock to this second of the simulation's beginning.
+    pub(crate) fn step(&self, wall: u64) {
+        self.wall.set(wall);
     }
 }

@@ -6,6 +6,8 @@ mod clock;
 mod outflow;
 mod replies;
 mod scribe;
+#[cfg(test)]
+mod simulation;
 mod site;
 mod tally;
 mod thread;

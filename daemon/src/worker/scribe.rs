@@ -44,7 +44,7 @@ pub(crate) struct Subject {
     pub(crate) backend: Arc<OnceLock<(String, String)>>,
 }
 
-type Job = (Ticket, Format, Arc<Mailbox>);
+pub(super) type Job = (Ticket, Format, Arc<Mailbox>);
 
 /// A way to ask the scribe, for each ring thread one.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ impl Mailbox {
         std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn put(&self, scrape: Scrape) {
+    pub(super) fn put(&self, scrape: Scrape) {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(scrape);
         (self.wake)();
     }
@@ -81,6 +81,13 @@ impl Scribe {
             .stack_size(256 * 1024)
             .spawn(move || serve(&subject, &queue))?;
         Ok(Scribe { jobs })
+    }
+
+    /// One whose questions a test answers.
+    #[cfg(test)]
+    pub(super) fn of_test() -> (Scribe, Receiver<Job>) {
+        let (jobs, queue) = sync_channel(JOBS_MAX);
+        (Scribe { jobs }, queue)
     }
 
     /// Asks for the metrics; whether the question was taken.

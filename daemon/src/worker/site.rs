@@ -63,6 +63,11 @@ impl Sites {
     /// # Errors
     /// What the tables cannot hold; the config's own check finds that first.
     pub(crate) fn new(config: &Config) -> Result<Sites, SiteError> {
+        Self::with(config, &application::routes().collect::<Vec<_>>())
+    }
+
+    /// The same with these routes of a program.
+    pub(super) fn with(config: &Config, own: &[&ember::Route]) -> Result<Sites, SiteError> {
         let mut sites = Sites {
             sites: Vec::new(),
             handlers: Vec::new(),
@@ -80,11 +85,11 @@ impl Sites {
                 sites.sites.push(Arc::new(site));
                 continue;
             }
-            let routes = served(config, listener);
+            let routes = served(config, own, listener);
             let site = match known.iter().find(|(of, _)| *of == routes) {
                 Some((_, site)) => *site,
                 None => {
-                    let site = sites.add_public(config, listener)?;
+                    let site = sites.add_public(config, own, listener)?;
                     known.push((routes, site));
                     site
                 }
@@ -132,7 +137,12 @@ impl Sites {
         &self.sites[self.listeners[listener].1]
     }
 
-    fn add_public(&mut self, config: &Config, listener: &Listener) -> Result<usize, SiteError> {
+    fn add_public(
+        &mut self,
+        config: &Config,
+        own: &[&ember::Route],
+        listener: &Listener,
+    ) -> Result<usize, SiteError> {
         let mut builder = SiteBuilder::new();
         builder.limits(limits(config));
         for route in config.prepared.iter().filter(|r| listener.serves(&r.name)) {
@@ -142,7 +152,7 @@ impl Sites {
             let handler = self.add_handler(Handler::Metrics { allow: route.allow.clone() });
             builder.dynamic(Route::new(&route.name, &route.path), GET, handler);
         }
-        for route in application::routes().filter(|r| listener.serves(&r.pattern)) {
+        for route in own.iter().filter(|r| listener.serves(&r.pattern)) {
             self.add_own(&mut builder, route);
         }
         self.sites.push(Arc::new(builder.build()?));
@@ -199,10 +209,10 @@ pub(crate) fn label_names(config: &Config) -> Vec<String> {
     names
 }
 
-fn served<'a>(config: &'a Config, listener: &Listener) -> Vec<&'a str> {
+fn served<'a>(config: &'a Config, own: &[&'a ember::Route], listener: &Listener) -> Vec<&'a str> {
     let prepared = config.prepared.iter().map(|r| r.name.as_str());
     let metrics = config.metrics.iter().map(|r| r.name.as_str());
-    let own = application::routes().map(|r| r.pattern.as_str());
+    let own = own.iter().map(|r| r.pattern.as_str());
     prepared.chain(metrics).chain(own).filter(|name| listener.serves(name)).collect()
 }
 

@@ -17,7 +17,7 @@ use ember_uring::{
 };
 use slab::Slab;
 
-use super::armed::{self, Talk};
+use super::armed::{self, Prepaid, Talk};
 use super::clock::Clock;
 use super::outflow::{Outflow, Verdict};
 use super::replies::{Outgoing, Replies};
@@ -70,8 +70,8 @@ struct Connection {
     closed: Closed,
     /// The last prepared reply, to name the route if its chain breaks.
     last: Option<VariantId>,
-    /// An armed reply is out, or may be, for which no request has been read yet.
-    prepaid: bool,
+    /// Of a listener with one reply.
+    prepaid: Prepaid,
     gathered: Option<Box<Gathered>>,
 }
 
@@ -215,7 +215,7 @@ impl<D: Driver> Thread<D> {
     }
 
     /// One turn: submits, waits, and acts on what has happened. `done` is scratch.
-    fn turn(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+    pub(super) fn turn(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
         let wait = self.wait();
         self.driver.turn(wait, done)?;
         self.look_at_clock();
@@ -227,6 +227,22 @@ impl<D: Driver> Thread<D> {
         self.tick();
         self.count(few);
         Ok(())
+    }
+
+    /// That nothing is left of the connections that were.
+    #[cfg(test)]
+    pub(super) fn assert_nothing_left(&self) -> &D {
+        assert_eq!(self.open, 0, "connections");
+        let free = |connection: &Connection| {
+            connection.stage == Stage::Free
+                && connection.sock.is_none()
+                && connection.gathered.is_none()
+        };
+        assert!(self.connections.iter().all(free), "a slot is not free");
+        assert_eq!(self.wheel.len(), 0, "deadlines");
+        assert!(self.pending.is_empty(), "requests that wait for a handler");
+        assert!(self.out.is_empty(), "replies that nobody sends");
+        &self.driver
     }
 
     fn look_at_clock(&mut self) {
@@ -296,7 +312,7 @@ impl<D: Driver> Thread<D> {
         ((self.now - self.started).as_millis() as u64 / TICK_MS) as Tick
     }
 
-    fn finished(&self) -> bool {
+    pub(super) fn finished(&self) -> bool {
         match self.order {
             Order::Serve | Order::Unready => false,
             // Connections that were accepted meanwhile may still be reported.
@@ -366,7 +382,7 @@ impl<D: Driver> Thread<D> {
                 && self.driver.arm(sock, reply).is_ok()
             {
                 connection.last = Some(id);
-                connection.prepaid = true;
+                connection.prepaid = Prepaid::Armed;
                 return;
             }
         }
@@ -668,7 +684,7 @@ impl<D: Driver> Thread<D> {
         {
             let site = self.sites.of_listener(usize::from(connection.listener));
             let chain = match connection.stage {
-                Stage::Open if connection.prepaid => Chain::RecvReply,
+                Stage::Open if connection.prepaid == Prepaid::Armed => Chain::RecvReply,
                 Stage::Closing => Chain::Last,
                 _ => Chain::ReplyRecv,
             };
@@ -692,10 +708,16 @@ impl<D: Driver> Thread<D> {
     fn closed(&mut self, sock: Sock) {
         let connection = &mut self.connections[sock.slot() as usize];
         let (listener, reason) = (usize::from(connection.listener), connection.closed);
+        let unread = connection.prepaid == Prepaid::Begun;
         *connection = Connection::free();
         self.wheel.remove(sock.slot());
         self.open -= 1;
         self.tally.closed(listener, reason);
+        if unread && let Some(one) = self.sites.one_reply(listener) {
+            // Its reply went out all the same.
+            let site = self.sites.of_listener(listener);
+            self.tally.armed(&one.key(site, None), one.len(&self.sites.all()[site]));
+        }
         if !self.paused.is_empty() {
             self.paused_until = Some(self.now); // a descriptor is free again
         }
@@ -949,7 +971,7 @@ impl Connection {
             wakes: 0,
             closed: Closed::Peer,
             last: None,
-            prepaid: false,
+            prepaid: Prepaid::No,
             gathered: None,
         }
     }

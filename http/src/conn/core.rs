@@ -30,24 +30,27 @@ pub(super) enum State {
 }
 
 /// The request's version was 1.0.
-pub(super) const HTTP10: u8 = 1;
+pub(super) const HTTP10: u16 = 1;
 /// The client wants the connection to go on.
-pub(super) const KEEP_ALIVE: u8 = 2;
+pub(super) const KEEP_ALIVE: u16 = 2;
 /// The request's method was HEAD.
-pub(super) const HEAD_ONLY: u8 = 4;
+pub(super) const HEAD_ONLY: u16 = 4;
 /// The client waits for 100 (Continue).
-pub(super) const EXPECTS: u8 = 8;
+pub(super) const EXPECTS: u16 = 8;
 /// The handler wants the body.
-pub(super) const WANTED: u8 = 16;
+pub(super) const WANTED: u16 = 16;
 /// The peer has sent its last byte.
-pub(super) const EOF: u8 = 32;
+pub(super) const EOF: u16 = 32;
 /// A part of a head has arrived.
-pub(super) const IN_HEAD: u8 = 64;
+pub(super) const IN_HEAD: u16 = 64;
 /// The next reply shall be the last.
-pub(super) const DRAIN: u8 = 128;
+pub(super) const DRAIN: u16 = 128;
+
+/// The reply to this request shall be the last.
+pub(super) const LAST: u16 = 256;
 
 /// What a new request does not change.
-pub(super) const LASTING: u8 = EOF | DRAIN;
+pub(super) const LASTING: u16 = EOF | DRAIN;
 
 pub(super) const NO_HINT: Place = Place::MAX;
 
@@ -61,7 +64,7 @@ pub(super) struct Core {
     pub(super) served: u32,
     pub(super) hint: Place,
     pub(super) state: State,
-    pub(super) flags: u8,
+    pub(super) flags: u16,
 }
 
 /// What `Core` decides; [`Event`] without its borrows.
@@ -178,7 +181,7 @@ impl Core {
         self.flags |= flags_of(head.version, head.method, &facts);
         self.pace = Pace::new(now_ms);
         if last {
-            self.flags &= !KEEP_ALIVE;
+            self.flags |= LAST;
         }
         self.decoder = Decoder::new(facts.body);
         self.allowance = site.limits.discard_bytes_max;
@@ -285,7 +288,9 @@ impl Core {
                 self.pace = Pace::new(now_ms);
                 After::Open
             }
-            (false, true) if !surplus || self.flags & EOF != 0 => {
+            // A client that did not ask for the end may have sent more, which nobody will read: to
+            // close on it would reset the connection, and the reply could be lost.
+            (false, true) if !surplus && self.flags & KEEP_ALIVE == 0 || self.flags & EOF != 0 => {
                 self.state = State::Closed;
                 After::Close
             }
@@ -315,11 +320,12 @@ impl Core {
             || self.flags & EXPECTS == 0
                 && self.decoder.length_left().is_none_or(|left| left <= limits.discard_bytes_max);
         let http10 = self.flags & HTTP10 != 0;
-        let persist = match (self.flags & (KEEP_ALIVE | DRAIN) == KEEP_ALIVE && skippable, http10) {
-            (false, _) => Persist::Close,
-            (true, true) => Persist::KeepAlive,
-            (true, false) => Persist::Default,
-        };
+        let persist =
+            match (self.flags & (KEEP_ALIVE | DRAIN | LAST) == KEEP_ALIVE && skippable, http10) {
+                (false, _) => Persist::Close,
+                (true, true) => Persist::KeepAlive,
+                (true, false) => Persist::Default,
+            };
         ReplyContext { http10, head_only: self.flags & HEAD_ONLY != 0, persist }
     }
 
@@ -429,8 +435,8 @@ impl Core {
     }
 }
 
-fn flags_of(version: Version, method: Method, facts: &Facts) -> u8 {
-    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+fn flags_of(version: Version, method: Method, facts: &Facts) -> u16 {
+    let flag = |set: bool, flag: u16| if set { flag } else { 0 };
     flag(version == Version::Http10, HTTP10)
         | flag(facts.keep_alive, KEEP_ALIVE)
         | flag(method == Method::Head, HEAD_ONLY)

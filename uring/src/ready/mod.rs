@@ -395,7 +395,8 @@ impl<S: System> Driver for Ready<S> {
     }
 
     fn is_listening(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.handle.is_some())
+        // What `leave` took last is told in the next turn.
+        self.listeners.iter().any(|listener| listener.handle.is_some()) || !self.ready.is_empty()
     }
 
     fn resume(&mut self, listener: ListenerId) {

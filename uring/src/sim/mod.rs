@@ -62,6 +62,7 @@ impl SimOptions {
 /// The simulated sockets of one driver.
 pub struct Simulated {
     net: Rc<RefCell<Net>>,
+    waker: Waker,
 }
 
 /// The server's end of a simulated connection.
@@ -72,6 +73,7 @@ pub struct SimSocket {
 
 /// A simulated listener; its descriptor is kept and never used.
 pub struct SimListener {
+    net: Rc<RefCell<Net>>,
     index: usize,
     _fd: OwnedFd,
 }
@@ -83,7 +85,9 @@ impl Sim {
     /// When there is no descriptor for the waker.
     pub fn new(options: &Options, sim: SimOptions) -> io::Result<Sim> {
         let net = Rc::new(RefCell::new(Net::new(sim)));
-        Ok(Ready::over(Simulated { net }, options, Waker::new()?, options.sockets_max))
+        let waker = Waker::new()?;
+        let system = Simulated { net, waker: waker.clone() };
+        Ok(Ready::over(system, options, waker, options.sockets_max))
     }
 
     /// The other side: where clients come from.
@@ -99,6 +103,12 @@ impl Drop for SimSocket {
     }
 }
 
+impl Drop for SimListener {
+    fn drop(&mut self) {
+        self.net.borrow_mut().stops_listening(self.index);
+    }
+}
+
 impl System for Simulated {
     type Socket = SimSocket;
     type Listener = SimListener;
@@ -107,7 +117,7 @@ impl System for Simulated {
 
     fn listen(&mut self, fd: OwnedFd, index: u32) -> io::Result<SimListener> {
         self.net.borrow_mut().listen();
-        Ok(SimListener { index: index as usize, _fd: fd })
+        Ok(SimListener { net: Rc::clone(&self.net), index: index as usize, _fd: fd })
     }
 
     fn watch(&mut self, listener: &SimListener, _index: u32, on: bool) {
@@ -177,9 +187,13 @@ impl System for Simulated {
     }
 
     fn wait(&mut self, wait: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-        // The driver asks the waker itself.
-        events.push(Event::Woken);
-        self.net.borrow_mut().wait(wait, events);
+        let woken = self.waker.clear();
+        if woken {
+            // The driver clears it itself.
+            self.waker.wake();
+            events.push(Event::Woken);
+        }
+        self.net.borrow_mut().wait(if woken { Some(Duration::ZERO) } else { wait }, events);
         Ok(())
     }
 

@@ -98,9 +98,9 @@ impl SimClient {
     /// Takes at most so much, which makes room in the window.
     pub fn read_some(&mut self, max: usize) -> Vec<u8> {
         self.change(|connection| {
-            connection.news_out = true;
             let len = connection.outbound.len().min(max);
             connection.taken = connection.taken.wrapping_add(len as u32);
+            connection.news_out |= len > 0;
             connection.outbound.drain(..len).collect()
         })
     }
@@ -216,6 +216,15 @@ impl Net {
 
     pub(super) fn watch(&mut self, listener: usize, on: bool) {
         self.listeners[listener].watched = on;
+    }
+
+    /// The last descriptor of a listening socket is closed: what nobody accepted is reset.
+    pub(super) fn stops_listening(&mut self, listener: usize) {
+        for at in std::mem::take(&mut self.listeners[listener].backlog) {
+            self.connections[at].break_off();
+            self.connections[at].server_gone = true;
+            self.forget_if_over(at);
+        }
     }
 
     pub(super) fn refuses(&mut self) -> bool {
