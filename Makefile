@@ -2,8 +2,10 @@
 CARGO ?= cargo
 RUN_ARGS ?=
 BENCH_ARGS ?=
+SEEDS ?= 20000
+SEED ?=
 
-.PHONY: help run build test check docs setup setup-test setup-bench setup-bench-full bench bench-full \
+.PHONY: help run build test sim check docs setup setup-test setup-bench setup-bench-full bench bench-full \
 	bench-build deb try-deb tarball clean
 
 help: ## this list
@@ -20,6 +22,10 @@ test: setup-test ## set up and run every check and every test
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	$(CARGO) test --workspace --no-fail-fast
+
+sim: setup-test ## the worker and the drivers under SEEDS=n seeds, or under the one of SEED=n
+	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test -p ember-uring --test sim
+	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test -p emberd --lib worker::simulation
 
 check: setup ## format and lints alone, as a quick look before a commit
 	$(CARGO) fmt --all --check
