@@ -8,13 +8,14 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, LogLevel, Report, Sources};
 use crate::supervisor::Request;
 use crate::tune::{self, TuneCommand};
-use crate::{control, doctor, explain, routes, supervisor};
+use crate::{control, doctor, explain, routes, supervisor, top};
 
 /// A run-time failure.
 pub const EXIT_FAILURE: u8 = 1;
@@ -58,6 +59,8 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Show the running server live: workers, routes, rates, latencies, chains, connections
+    Top(TopArgs),
     /// Print what this host gives, and how to mend what it lacks
     Doctor(JsonArgs),
     /// Ready the kernel and the NIC for serving, show what that means, or take it back
@@ -125,6 +128,20 @@ pub struct JsonArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `emberd top`
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Where the config comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Print what one interval shows, and end
+    #[arg(long)]
+    pub once: bool,
+    /// How often to look, such as 500ms; at least 100ms
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
 }
 
 /// Where the config comes from.
@@ -270,6 +287,9 @@ impl Cli {
             Command::Status(JsonArgs { config, json }) => {
                 control::ask(&config.over(&outer), Request::Status, json)
             }
+            Command::Top(TopArgs { config, once, interval }) => {
+                top::run(&config.over(&outer), once, interval)
+            }
             Command::Doctor(JsonArgs { config, json }) => doctor::run(&config.over(&outer), json),
             Command::Tune(command) => match tune::execute(command, &outer) {
                 Ok(code) => return code,
@@ -301,6 +321,14 @@ impl Cli {
             }
         }
     }
+}
+
+/// A time between two looks.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(3600);
+    let far_off = || "must be from 100ms to 1h".to_owned();
+    bounds.contains(&interval).then_some(interval).ok_or_else(far_off)
 }
 
 /// Prints a report for people, in colour on a terminal.

@@ -15,6 +15,7 @@ pub mod explain;
 mod log;
 pub mod routes;
 pub mod supervisor;
+mod top;
 pub mod tune;
 pub mod worker;
 

@@ -141,6 +141,11 @@ impl Counters {
         self.pages.sum(Family::ConnectionsActive, pages.iter().copied())
     }
 
+    /// All there is, in Prometheus' text format.
+    pub(crate) fn text(&self) -> String {
+        ember_metrics::scrape(&self.pages, ember_metrics::Format::Text)
+    }
+
     /// What a family of counters has come to since the server's start, whatever the labels.
     pub(crate) fn total(&self, family: Family) -> i64 {
         self.pages.sum(family, 0..self.pages.threads())

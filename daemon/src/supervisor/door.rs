@@ -41,6 +41,8 @@ pub enum Request {
     Upgrade,
     /// Say what there is.
     Status,
+    /// Give the metrics in Prometheus' text format, as the message.
+    Metrics,
     /// Take this level of the log until the next reload, and say which holds.
     Log {
         /// None: change nothing.

@@ -179,6 +179,10 @@ impl Supervisor {
                 Request::Reload => self.reload("a request", Some(client)),
                 Request::Upgrade => self.upgrade("a request", Some(client)),
                 Request::Drain => self.drain("a request", Some(client)),
+                Request::Metrics => {
+                    let message = self.counters.text();
+                    self.answer(client, &Reply { ok: true, message, status: None });
+                }
                 Request::Log { level } => {
                     let message = self.set_log_level(level);
                     self.answer(client, &Reply { ok: true, message, status: None });
