@@ -17,8 +17,9 @@ use ember_http::{
     SiteBuilder, SiteError, VariantId,
 };
 
+use super::desk::Desk;
 use super::tally::{Closed, OneReplyKey};
-use super::thread::{Desk, Next};
+use super::thread::Next;
 use crate::config::Reply;
 
 /// The reply of a listener that has but one.

@@ -3,6 +3,7 @@
 mod armed;
 mod backend;
 mod clock;
+mod desk;
 mod outflow;
 mod replies;
 mod scribe;
