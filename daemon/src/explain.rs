@@ -185,30 +185,45 @@ impl Answer {
         self.status = Some(status);
         self.why = match status {
             404 => not_found(config, &self.listener, &self.path),
-            405 => format!("the path is there for other methods: {}", allow(reply)),
+            308 if reason == Reason::Slash => {
+                format!("redirected to {}: `slashes` of the listener", field(reply, "Location"))
+            }
+            405 => format!("the path is there for other methods: {}", field(reply, "Allow")),
             _ => format!("answered by the protocol: {}", reason.name().replace('_', " ")),
         };
     }
 }
 
-/// The value of `Allow` in a reply.
-fn allow(reply: &[u8]) -> String {
+/// The value of a field in a reply of ours.
+fn field(reply: &[u8], name: &str) -> String {
     let reply = String::from_utf8_lossy(reply);
-    let value = reply.lines().find_map(|line| line.strip_prefix("Allow: "));
+    let value = reply.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
     value.unwrap_or("none").to_owned()
 }
 
 /// Why no route answers a path on a listener.
 fn not_found(config: &Config, listener: &str, path: &str) -> String {
-    let prepared = config.prepared.iter().map(|route| (&route.path, &route.name));
-    let metrics = config.metrics.iter().map(|route| (&route.path, &route.name));
+    let prepared = config.prepared.iter().map(|route| (&route.path, &route.name, &route.hosts));
+    let metrics = config.metrics.iter().map(|route| (&route.path, &route.name, &route.hosts));
     let routes: Vec<_> = prepared.chain(metrics).collect();
-    if let Some((_, name)) = routes.iter().find(|(known, _)| *known == path) {
+    let served =
+        |name: &str| config.listeners.iter().any(|it| it.name == listener && it.serves(name));
+    if let Some((_, name, hosts)) = routes.iter().find(|(known, ..)| *known == path) {
+        if served(name) {
+            return format!("route {name} has this path, for {}: `hosts`", hosts.join(" and "));
+        }
         return format!(
             "route {name} has this path, and \"{listener}\" does not serve it: `routes`"
         );
     }
-    let paths = routes.iter().map(|(known, _)| known.as_str());
+    let other = match path.strip_suffix('/') {
+        Some(shorter) => shorter.to_owned(),
+        None => format!("{path}/"),
+    };
+    if routes.iter().any(|(known, name, _)| **known == other && served(name)) {
+        return format!("no route has this path, but {other}, and slashes count: `slashes`");
+    }
+    let paths = routes.iter().map(|(known, ..)| known.as_str());
     match crate::config::nearest(path, paths) {
         Some(near) => format!("no route has this path; the nearest is {near}"),
         None => "no route has this path".to_owned(),
@@ -256,6 +271,33 @@ mod tests {
             let [answer] = &explain(&[], method, url)[..] else { panic!("{method} {url}") };
             assert_eq!((answer.0, answer.1), (status, kind), "{method} {url}");
             assert!(answer.2.contains(why), "{method} {url}: {}", answer.2);
+        }
+        let slashes = |how: &str| {
+            let [(status, kind, why)] =
+                &explain(&[&format!("listener.0.slashes={how}")], "GET", "/hello/")[..]
+            else {
+                panic!("one listener")
+            };
+            format!("{} {kind}: {why}", status.unwrap())
+        };
+        assert!(slashes("strict").starts_with("404 error: no route has this path, but /hello,"));
+        assert!(slashes("ignore").starts_with("200 prepared: "));
+        assert_eq!(
+            slashes("redirect"),
+            "308 error: redirected to /hello: `slashes` of the listener"
+        );
+        let hosts = ["prepared.0.hosts=a.example,*.b.example"];
+        for (url, status) in [
+            ("/health", 404),
+            ("http://a.example:8080/health", 200),
+            ("http://A.Example:8080/health", 200),
+            ("http://b.example:8080/health", 404),
+            ("http://x.b.example:8080/health", 200),
+        ] {
+            let [answer] = &explain(&hosts, "GET", url)[..] else { panic!("{url}") };
+            assert_eq!(answer.0, Some(status), "{url}: {}", answer.2);
+            let told = answer.2.contains("for a.example and *.b.example");
+            assert_eq!(told, status == 404, "{url}: {}", answer.2);
         }
         let hidden = explain(&["listener.0.routes=/health"], "GET", "/hello");
         assert!(hidden[0].2.contains("does not serve it"), "{}", hidden[0].2);

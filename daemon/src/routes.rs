@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, Prepared};
+use crate::worker::coding;
 
 /// One route of a config.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -13,6 +14,8 @@ pub struct Route<'a> {
     pub name: &'a str,
     /// What it matches; `*` for everything.
     pub path: &'a str,
+    /// The hosts that it is for; none: all.
+    pub hosts: &'a [String],
     /// How it is answered, as in the label `path_kind`.
     pub kind: &'static str,
     /// The methods that it answers; none: all.
@@ -32,14 +35,16 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
     let prepared = config.prepared.iter().map(|route| Route {
         name: &route.name,
         path: &route.path,
+        hosts: &route.hosts,
         kind: "prepared",
         methods: &["GET", "HEAD"],
         listeners: on(&route.name),
-        answer: format!("{} {}, {} bytes", route.status, route.content_type, route.body.0.len()),
+        answer: prepared_answer(route),
     });
     let metrics = config.metrics.iter().map(|route| Route {
         name: &route.name,
         path: &route.path,
+        hosts: &route.hosts,
         kind: "dynamic",
         methods: &["GET", "HEAD"],
         listeners: on(&route.name),
@@ -56,6 +61,7 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
         Some(Route {
             name: &listener.name,
             path: "*",
+            hosts: &[],
             kind: "armed",
             methods: &[],
             listeners: vec![&listener.name],
@@ -63,6 +69,16 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
         })
     });
     prepared.chain(metrics).chain(armed).collect()
+}
+
+fn prepared_answer(route: &Prepared) -> String {
+    let bytes = route.body.0.len();
+    let mut answer = format!("{} {}, {bytes} bytes", route.status, route.content_type);
+    for (encoding, bytes) in &route.coded {
+        let name = coding(*encoding).as_str();
+        let _ = write!(answer, ", {name} {}", bytes.0.len());
+    }
+    answer
 }
 
 /// As a table for people.
@@ -74,7 +90,10 @@ pub fn human(config: &Config) -> String {
         let listeners =
             if route.listeners.is_empty() { "none".into() } else { route.listeners.join(",") };
         [
-            route.path.into(),
+            match route.hosts {
+                [] => route.path.into(),
+                hosts => format!("{} on {}", route.path, hosts.join(",")),
+            },
             route.kind.into(),
             methods,
             route.name.into(),

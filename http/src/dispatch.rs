@@ -147,7 +147,11 @@ impl Routing<'_> {
         match self.site.find(method, host, path, params) {
             Lookup::Route(route) => Ok(self.found(RouteId(route), path_in_scratch)),
             Lookup::OtherMethods(methods) => Ok(self.other_methods(methods)),
-            Lookup::Nothing => Ok(self.nothing(&target, host, path, params)),
+            Lookup::Nothing => {
+                let strict = self.site.slashes == SlashStrategy::Strict;
+                let other = if strict { None } else { other_slash(path) };
+                Ok(self.nothing(&target, host, other, scratch, params))
+            }
         }
     }
 
@@ -279,25 +283,22 @@ impl Routing<'_> {
         &self,
         target: &Target<'_>,
         host: &[u8],
-        path: &str,
+        other: Option<String>,
+        scratch: &mut String,
         params: &mut Vec<ParamSpan>,
     ) -> Outcome {
         let reason = match self.head.method {
             Method::Other if !self.site.methods().contains(Method::Other) => Reason::MethodUnknown,
             _ => Reason::NotFound,
         };
-        if self.site.slashes == SlashStrategy::Strict || path == "/" {
-            return Outcome::Error { reason };
-        }
-        let other = match path.strip_suffix('/') {
-            Some(shorter) => shorter.to_owned(),
-            None => format!("{path}/"),
-        };
+        let Some(other) = other else { return Outcome::Error { reason } };
         match self.site.find(self.head.method, host, &other, params) {
             // A path of slashes alone, or one that begins with two, would name another host.
             Lookup::Route(_) if other.starts_with("//") => Outcome::Error { reason },
             Lookup::Route(route) if self.site.slashes == SlashStrategy::Ignore => {
-                self.found(RouteId(route), false)
+                // The handler sees the path of its route, whose parameters are places in it.
+                *scratch = other;
+                self.found(RouteId(route), true)
             }
             Lookup::Route(_) => self.redirect(&other, target.query),
             _ => Outcome::Error { reason },
@@ -340,5 +341,14 @@ impl Routing<'_> {
             reason,
             after: After::Open,
         }))
+    }
+}
+
+/// The path that differs in the slash at its end.
+fn other_slash(path: &str) -> Option<String> {
+    match path.strip_suffix('/') {
+        Some("") => None,
+        Some(shorter) => Some(shorter.to_owned()),
+        None => Some(format!("{path}/")),
     }
 }

@@ -56,6 +56,6 @@ pub use reply::{
 pub use request::Request;
 pub use route::{HandlerId, Route, RouteId, RouteInfo, SiteError, SlashStrategy};
 pub use router::{Converter, PatternError};
-pub use site::{Site, SiteBuilder, normalise_path};
+pub use site::{Site, SiteBuilder, normalise_host, normalise_path};
 pub use target::{TargetForm, decode_part};
 pub use variant::{Variant, VariantId};

@@ -273,14 +273,8 @@ impl Site {
         if host.is_empty() {
             return Some(&mut self.any_host);
         }
-        let host = host.to_ascii_lowercase();
+        let host = normalise_host(host)?;
         let name = host.strip_prefix('*').unwrap_or(&host);
-        let bare = if name.len() < host.len() { name.strip_prefix('.')? } else { name };
-        if bare.is_empty()
-            || crate::target::host_without_port(bare.as_bytes()) != Some(bare.as_bytes())
-        {
-            return None;
-        }
         if name.len() == host.len() {
             return Some(self.hosts.entry(name.into()).or_insert_with(Table::new));
         }
@@ -372,6 +366,19 @@ impl Site {
 
 fn is_below(host: &str, suffix: &str) -> bool {
     host.len() > suffix.len() && host.ends_with(suffix)
+}
+
+/// The pattern of a host written by hand (see [`Route::hosts`]), in the form in which hosts are
+/// compared; `None` if it is none.
+#[must_use]
+pub fn normalise_host(pattern: &str) -> Option<String> {
+    let host = pattern.to_ascii_lowercase();
+    let bare = match host.strip_prefix('*') {
+        Some(below) => below.strip_prefix('.')?,
+        None => &host,
+    };
+    let whole = crate::target::host_without_port(bare.as_bytes()) == Some(bare.as_bytes());
+    (!bare.is_empty() && !bare.contains('*') && whole).then_some(host)
 }
 
 /// A path written by hand, in the form in which routes are compared; `None` if it is no path.

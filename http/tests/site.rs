@@ -7,7 +7,8 @@ use std::sync::Arc;
 use common::Client;
 use ember_http::coding::Coding;
 use ember_http::{
-    HandlerId, Method, Methods, Prepared, Route, SiteBuilder, SiteError, SlashStrategy,
+    Conn, Event, HandlerId, Input, Memo, Method, Methods, Prepared, Route, SiteBuilder, SiteError,
+    SlashStrategy,
 };
 
 fn reply(client: &mut Client, request: &str) -> String {
@@ -64,6 +65,22 @@ fn slash_strategies() {
     assert!(to.starts_with("HTTP/1.1 308") && to.contains("\r\nLocation: /a%20b?q\r\n"), "{to}");
     assert!(reply(&mut redirect, &get("/c")).contains("\r\nLocation: /c/\r\n"));
     assert!(reply(&mut redirect, &get("//c")).starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn a_handler_behind_another_slash_sees_the_path_of_its_route() {
+    let mut builder = SiteBuilder::new();
+    builder.slashes(SlashStrategy::Ignore);
+    let get = Methods::of(&[Method::Get]);
+    builder.dynamic(Route::new("a", "/a/{name}"), get, HandlerId(0));
+    let site = builder.build().expect("a legal site");
+    let (mut memo, mut conn) = (Memo::new(), Conn::new(0));
+    let head = b"GET /a/%C3%A9%2ft/?q HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut input = Input::new(head, 0);
+    let Event::Request(request) = conn.next(&site, &mut memo, &mut input) else { panic!() };
+    assert_eq!(request.path(), "/a/é%2Ft");
+    assert_eq!(request.param("name").as_deref(), Some("é/t"));
+    assert_eq!(request.query(), Some(&b"q"[..]));
 }
 
 #[test]

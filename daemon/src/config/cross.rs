@@ -35,7 +35,16 @@ struct Cross<'a> {
 struct Route<'a> {
     name: &'a str,
     path: &'a str,
+    hosts: &'a [String],
     at: String,
+}
+
+impl Route<'_> {
+    /// Whether both are for all hosts, or for one and the same.
+    fn shares_a_host(&self, other: &Route<'_>) -> bool {
+        self.hosts.is_empty() && other.hosts.is_empty()
+            || self.hosts.iter().any(|host| other.hosts.contains(host))
+    }
 }
 
 impl<'a> Cross<'a> {
@@ -215,11 +224,13 @@ impl<'a> Cross<'a> {
         let prepared = config.prepared.iter().enumerate().map(|(index, route)| Route {
             name: &route.name,
             path: &route.path,
+            hosts: &route.hosts,
             at: self.element("prepared", index),
         });
         let metrics = config.metrics.iter().enumerate().map(|(index, route)| Route {
             name: &route.name,
             path: &route.path,
+            hosts: &route.hosts,
             at: self.element("metrics", index),
         });
         prepared.chain(metrics).collect()
@@ -233,6 +244,7 @@ impl<'a> Cross<'a> {
                     listener.serves(route.name) && listener.serves(earlier.name)
                 };
                 if route.path == earlier.path
+                    && route.shares_a_host(earlier)
                     && let Some(listener) = self.config.listeners.iter().find(same_listener)
                 {
                     let place = self.value(&format!("{}.path", route.at));

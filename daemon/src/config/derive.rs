@@ -4,13 +4,16 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Deserialize as _;
 use serde_json::{Value as Json, json};
 
-use super::check::Checked;
+use super::check::{Checked, Written};
+use super::coded;
 use super::keys;
 use super::literal;
-use super::model::Bytes;
+use super::model::{Bytes, Encoding};
 use super::report::Finding;
 use super::source::SourceMap;
 use crate::application;
@@ -83,6 +86,7 @@ fn fill_body(prepared: &mut Json, path: &str, checked: &mut Checked, sources: &S
     let inline = table.remove("body").unwrap_or_default();
     let file = table.remove("body_file").unwrap_or_default();
     let written = |key: &str| checked.places.get(&format!("{path}.{key}")).copied();
+    let mut modified = None;
     let mut bytes = inline.as_str().map(|text| text.as_bytes().to_vec()).unwrap_or_default();
     if let (Some(body), Some(file)) = (written("body"), written("body_file")) {
         checked.findings.push(
@@ -93,7 +97,7 @@ fn fill_body(prepared: &mut Json, path: &str, checked: &mut Checked, sources: &S
         );
     } else if let (Some(name), Some(file)) = (file.as_str(), written("body_file")) {
         match read_body(&sources.resolve(file.value, name)) {
-            Ok(body) => bytes = body,
+            Ok((body, time)) => (bytes, modified) = (body, time),
             Err(error) => checked.findings.push(
                 Finding::error(
                     "unreadable",
@@ -108,13 +112,49 @@ fn fill_body(prepared: &mut Json, path: &str, checked: &mut Checked, sources: &S
         let known = file.as_str().and_then(|name| media_type(Path::new(name)));
         table["content_type"] = known.unwrap_or("text/plain; charset=utf-8").into();
     }
+    if table["last_modified"] == "off" {
+        modified = None;
+    }
+    let encodings = table.remove("encodings").unwrap_or_default();
+    let coded = coded(&encodings, &bytes, written("encodings"), checked);
+    table.insert("last_modified".to_owned(), json!(modified));
+    table.insert("coded".to_owned(), json!(coded));
     table.insert("body".to_owned(), json!(Bytes(bytes)));
 }
 
-fn read_body(path: &Path) -> io::Result<Vec<u8>> {
+/// The body in the codings that were asked for and are worth it.
+fn coded(
+    encodings: &Json,
+    body: &[u8],
+    written: Option<Written>,
+    checked: &mut Checked,
+) -> Vec<(Encoding, Bytes)> {
+    let mut coded: Vec<(Encoding, Bytes)> = Vec::new();
+    let Ok(encodings) = Vec::<Encoding>::deserialize(encodings) else { return coded };
+    for encoding in encodings {
+        if coded.iter().any(|(known, _)| *known == encoding) {
+            continue;
+        }
+        match coded::encode(encoding, body) {
+            Ok(bytes) if bytes.len() < body.len() => coded.push((encoding, Bytes(bytes))),
+            Ok(_) => {}
+            Err(error) => {
+                if let Some(written) = written {
+                    let message = format!("the body cannot be compressed: {error}");
+                    checked.findings.push(Finding::error("bad_value", written.value, message));
+                }
+            }
+        }
+    }
+    coded
+}
+
+/// The bytes of a file, and when it was modified.
+fn read_body(path: &Path) -> io::Result<(Vec<u8>, Option<u64>)> {
     let file = File::open(path)?;
     // A FIFO would block, a device would never end.
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
     let mut body = Vec::new();
@@ -122,7 +162,11 @@ fn read_body(path: &Path) -> io::Result<Vec<u8>> {
     if body.len() as u64 > BODY_MAX {
         return Err(io::Error::other(format!("it has more than {} MiB", BODY_MAX >> 20)));
     }
-    Ok(body)
+    let now = SystemTime::now();
+    // A time to come would make a wrong validator (RFC 9110 section 8.8.2.1).
+    let modified = metadata.modified().ok().map(|time| time.min(now));
+    let seconds = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok((body, seconds.map(|seconds| seconds.as_secs())))
 }
 
 fn media_type(path: &Path) -> Option<&'static str> {

@@ -85,6 +85,8 @@ pub(crate) enum Syntax {
     HeaderValue,
     /// A media type.
     MediaType,
+    /// A host's name, or `*.` and one for all hosts below it.
+    Host,
     /// A user of the system.
     User,
     /// A network device.
@@ -525,12 +527,24 @@ const LISTENER: &[Key] = &[
     )
     .eg(r#"["/health", "/hello"]"#),
     key(
+        "slashes",
+        Kind::Choice(SLASHES),
+        Is("strict"),
+        "What happens to a path that has a route only with, or only without, a slash at its end.",
+    ),
+    key(
         "reply",
         Table(REPLY),
         Nothing,
         "One reply without body for whatever is asked, armed ahead of the request. Such a \
          listener has no routes.",
     ),
+];
+
+const SLASHES: &[Choice] = &[
+    word("strict", "404"),
+    word("redirect", "308 to the path that has the route"),
+    word("ignore", "the route answers"),
 ];
 
 const REPLY: &[Key] = &[
@@ -584,6 +598,42 @@ const PREPARED: &[Key] = &[
         "More header fields; a list gives one field for each value.",
     )
     .eg(r#"{ cache-control = "no-store" }"#),
+    key(
+        "encodings",
+        List(&Kind::Choice(ENCODINGS)),
+        Is(""),
+        "Content codings in which the body is kept besides as it is, the best first; made at \
+         start. One that makes the body no shorter is left out. Which one a client gets follows \
+         its `Accept-Encoding`.",
+    )
+    .eg(r#"["zstd", "br", "gzip"]"#),
+    key(
+        "last_modified",
+        Kind::Choice(LAST_MODIFIED),
+        Is("auto"),
+        "Whether `Last-Modified` is told. An `ETag` always is, for status 200.",
+    ),
+    HOSTS,
+];
+
+const HOSTS: Key = key(
+    "hosts",
+    List(&Text(Syntax::Host)),
+    Is(""),
+    "The hosts that it is for; `*.example.org` means every host below `example.org`. Routes for a \
+     host come before those for all. Without it, all hosts.",
+)
+.eg(r#"["example.org", "*.example.org"]"#);
+
+const ENCODINGS: &[Choice] = &[
+    word("zstd", "Zstandard (RFC 8878)"),
+    word("br", "Brotli (RFC 7932)"),
+    word("gzip", "gzip (RFC 1952)"),
+];
+
+const LAST_MODIFIED: &[Choice] = &[
+    word("auto", "the time of `body_file`; nothing for a `body` written in the config"),
+    word("off", "nothing"),
 ];
 
 const METRICS: &[Key] = &[
@@ -602,6 +652,7 @@ const METRICS: &[Key] = &[
         "Networks that may ask; others get 403. Without it, everybody.",
     )
     .eg(r#"["127.0.0.0/8", "::1"]"#),
+    HOSTS,
 ];
 
 pub(crate) fn in_table(keys: &'static [Key], name: &str) -> Option<&'static Key> {

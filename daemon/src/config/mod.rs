@@ -3,6 +3,7 @@
 //! then in force, typed ([`Config`]).
 
 mod check;
+mod coded;
 mod cross;
 mod derive;
 mod docs;
@@ -22,8 +23,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use model::{
-    Address, Admin, Backend, Bytes, Config, Limits, LinkForm, Listener, Log, LogFormat, LogLevel,
-    Metrics, NumaNodes, Prepared, Reply, Ring, Tune, Workers,
+    Address, Admin, Backend, Bytes, Config, Encoding, Limits, LinkForm, Listener, Log, LogFormat,
+    LogLevel, Metrics, NumaNodes, Prepared, Reply, Ring, Slashes, Tune, Workers,
 };
 pub use report::Report;
 pub(crate) use suggest::nearest;

@@ -257,8 +257,23 @@ pub struct Listener {
     pub mode: Option<u32>,
     /// The names of its routes; none: all.
     pub routes: Option<Vec<String>>,
+    /// What happens to paths that differ from a route's in the slash at their end.
+    pub slashes: Slashes,
     /// The one reply to whatever is asked, armed ahead of the request.
     pub reply: Option<Reply>,
+}
+
+/// What happens to a path that has a route only with, or only without, a slash at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slashes {
+    /// It is not found.
+    #[default]
+    Strict,
+    /// It is redirected.
+    Redirect,
+    /// The route answers.
+    Ignore,
 }
 
 /// The reply of a listener that gives one and the same to everybody.
@@ -287,6 +302,24 @@ pub struct Prepared {
     pub headers: Vec<(String, String)>,
     /// The bytes to answer with, read from `body_file` where that was given.
     pub body: Bytes,
+    /// The body in content codings, the best first.
+    pub coded: Vec<(Encoding, Bytes)>,
+    /// Seconds since 1970 of the last modification, where that is told.
+    pub last_modified: Option<u64>,
+    /// The hosts that it is for; empty: all.
+    pub hosts: Vec<String>,
+}
+
+/// A content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// Zstandard.
+    Zstd,
+    /// Brotli.
+    Br,
+    /// gzip.
+    Gzip,
 }
 
 /// `[[metrics]]`
@@ -299,6 +332,8 @@ pub struct Metrics {
     pub name: String,
     /// Who may ask; empty: everybody.
     pub allow: Vec<IpNet>,
+    /// The hosts that it is for; empty: all.
+    pub hosts: Vec<String>,
 }
 
 /// Where to listen.

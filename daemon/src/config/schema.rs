@@ -96,6 +96,7 @@ fn text(syntax: Syntax) -> Json {
         Syntax::HeaderName => r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
         Syntax::HeaderValue => r"^[\t -~]*$",
         Syntax::MediaType => r"^[^/\s]+/[^/\s]+( *;.*)?$",
+        Syntax::Host => r"^(\*\.)?[^\s/*@?#]+$",
         Syntax::User => r"^[A-Za-z0-9_][A-Za-z0-9_.$-]*$",
         Syntax::Device => r"^[^/:\s]{1,15}$",
     };

@@ -48,9 +48,22 @@ pub(crate) fn read(syntax: Syntax, text: &str) -> Result<Json, Fault> {
         Syntax::File => file(text).map(|()| text.into()),
         Syntax::HeaderName => header_name(text).map(|()| text.to_ascii_lowercase().into()),
         Syntax::HeaderValue => header_value(text).map(|()| text.into()),
+        Syntax::Host => host(text).map(Json::from),
         Syntax::MediaType => media_type(text).map(|()| text.into()),
         Syntax::User => user(text).map(|()| text.into()),
         Syntax::Device => device(text).map(|()| text.into()),
+    }
+}
+
+/// A host's name in lower case, `*.` before it allowed.
+fn host(text: &str) -> Result<String, Fault> {
+    match ember_http::normalise_host(text) {
+        Some(host) => Ok(host),
+        None if text.contains([':', '/']) => Err(mend(
+            "is not a host",
+            "write the name alone, without scheme, port and path: example.org",
+        )),
+        None => Err(mend("is not a host", "write example.org, *.example.org or [::1]")),
     }
 }
 

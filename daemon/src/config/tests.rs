@@ -135,7 +135,7 @@ fn other_than_default(key: &'static keys::Key) -> String {
             Kind::Text(Syntax::Cpus) => "0-1".to_owned(),
             Kind::Text(Syntax::Address) => "127.0.0.1:9".to_owned(),
             Kind::Text(_) => "other".to_owned(),
-            Kind::List(_) => "one,two".to_owned(),
+            Kind::List(kind) => of(kind, Fallback::Nothing),
             Kind::Map(..) => "{ \"net.core.somaxconn\" = \"4096\" }".to_owned(),
             kind => panic!("no value for {kind:?}"),
         }

@@ -117,8 +117,14 @@ fn limits(facts: &Facts, config: &Config) -> Vec<Finding> {
 fn pinned_bytes(config: &Config) -> u64 {
     const HEAD: usize = 512;
     const VARIANTS: usize = 6 * 2;
-    let replies: usize =
-        config.prepared.iter().map(|route| (route.body.0.len() + HEAD) * VARIANTS).sum();
+    let replies: usize = config
+        .prepared
+        .iter()
+        .map(|route| {
+            let coded = route.coded.iter().map(|(_, bytes)| bytes.0.len() + HEAD);
+            (route.body.0.len() + HEAD + coded.sum::<usize>()) * VARIANTS
+        })
+        .sum();
     let buffers = u64::from(config.ring.buffers) * u64::from(config.ring.buffer_size);
     replies as u64 + buffers
 }

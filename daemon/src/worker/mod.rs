@@ -27,7 +27,7 @@ use crate::config::Config;
 use backend::Opened;
 use clock::Clock;
 use scribe::{Mailbox, Scribe, Subject};
-pub(crate) use site::{Handler, Sites};
+pub(crate) use site::{Handler, Sites, coding};
 use tally::Tally;
 use thread::{Parts, Thread};
 

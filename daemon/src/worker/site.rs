@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ember_http::coding::Coding;
 use ember_http::{
     HandlerId, Limits, Method, Methods, Prepared, Route, Site, SiteBuilder, SiteError,
+    SlashStrategy,
 };
 use ipnet::IpNet;
 
@@ -12,7 +14,7 @@ use super::armed::OneReply;
 use crate::admin;
 use crate::application;
 use crate::boot::ADMIN_LISTENER;
-use crate::config::{self, Config, Listener};
+use crate::config::{self, Config, Encoding, Listener, Slashes};
 
 const GET: Methods = Methods::of(&[Method::Get]);
 
@@ -74,7 +76,7 @@ impl Sites {
             listeners: Vec::new(),
             one_replies: Vec::new(),
         };
-        let mut known: Vec<(Vec<&str>, usize)> = Vec::new();
+        let mut known: Vec<((Vec<&str>, Slashes), usize)> = Vec::new();
         for listener in &config.listeners {
             if let Some(reply) = &listener.reply {
                 let mut builder = SiteBuilder::new();
@@ -85,12 +87,12 @@ impl Sites {
                 sites.sites.push(Arc::new(site));
                 continue;
             }
-            let routes = served(config, own, listener);
-            let site = match known.iter().find(|(of, _)| *of == routes) {
+            let what = (served(config, own, listener), listener.slashes);
+            let site = match known.iter().find(|(of, _)| *of == what) {
                 Some((_, site)) => *site,
                 None => {
                     let site = sites.add_public(config, own, listener)?;
-                    known.push((routes, site));
+                    known.push((what, site));
                     site
                 }
             };
@@ -144,13 +146,13 @@ impl Sites {
         listener: &Listener,
     ) -> Result<usize, SiteError> {
         let mut builder = SiteBuilder::new();
-        builder.limits(limits(config));
+        builder.limits(limits(config)).slashes(slashes(listener));
         for route in config.prepared.iter().filter(|r| listener.serves(&r.name)) {
-            builder.prepared(Route::new(&route.name, &route.path), source(route));
+            builder.prepared(on_hosts(&route.name, &route.path, &route.hosts), source(route));
         }
         for route in config.metrics.iter().filter(|r| listener.serves(&r.name)) {
             let handler = self.add_handler(Handler::Metrics { allow: route.allow.clone() });
-            builder.dynamic(Route::new(&route.name, &route.path), GET, handler);
+            builder.dynamic(on_hosts(&route.name, &route.path, &route.hosts), GET, handler);
         }
         for route in own.iter().filter(|r| listener.serves(&r.pattern)) {
             self.add_own(&mut builder, route);
@@ -216,11 +218,34 @@ fn served<'a>(config: &'a Config, own: &[&'a ember::Route], listener: &Listener)
     prepared.chain(metrics).chain(own).filter(|name| listener.serves(name)).collect()
 }
 
+fn slashes(listener: &Listener) -> SlashStrategy {
+    match listener.slashes {
+        Slashes::Strict => SlashStrategy::Strict,
+        Slashes::Redirect => SlashStrategy::Redirect,
+        Slashes::Ignore => SlashStrategy::Ignore,
+    }
+}
+
+fn on_hosts(name: &str, path: &str, hosts: &[String]) -> Route {
+    Route { hosts: hosts.to_vec(), ..Route::new(name, path) }
+}
+
+/// A coding of the config, as the protocol calls it.
+pub(crate) fn coding(encoding: Encoding) -> Coding {
+    match encoding {
+        Encoding::Zstd => Coding::Zstd,
+        Encoding::Br => Coding::Brotli,
+        Encoding::Gzip => Coding::Gzip,
+    }
+}
+
 fn source(route: &config::Prepared) -> Prepared {
     Prepared {
         status: route.status,
         content_type: Some(route.content_type.clone()).filter(|t| !t.is_empty()),
         fields: route.headers.clone(),
+        coded: route.coded.iter().map(|(of, bytes)| (coding(*of), bytes.0[..].into())).collect(),
+        last_modified: route.last_modified,
         ..Prepared::new("", route.body.0.clone())
     }
 }
