@@ -97,7 +97,7 @@ impl Reader {
             let place = format!("{}:{line}", self.document);
             if is_config(&code) {
                 // The file that the words before it name.
-                let named = before.split('`').filter(|word| word.ends_with(".toml")).next_back();
+                let named = before.split('`').rfind(|word| word.ends_with(".toml"));
                 let name = named.filter(|name| !name.contains('/')).unwrap_or("unnamed.toml");
                 fs::write(self.folder.path().join(name), &code).unwrap();
                 self.execute(&place, &format!("emberd check -c {name}"));
