@@ -244,6 +244,18 @@ impl Conn {
         }
     }
 
+    /// Whether bytes are kept.
+    #[must_use]
+    pub fn has_surplus(&self) -> bool {
+        self.carry.is_some()
+    }
+
+    /// Takes out what came behind the dispatched request: it belongs to the protocol that the
+    /// connection speaks from now on (RFC 9110 section 7.8).
+    pub fn take_surplus(&mut self) -> Vec<u8> {
+        self.carry.take().map_or_else(Vec::new, |carry| carry.bytes().to_vec())
+    }
+
     /// The peer has sent its last byte. What it asked for is still answered.
     pub fn handle_eof(&mut self) {
         self.core.flags |= EOF;

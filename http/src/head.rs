@@ -120,6 +120,14 @@ impl Head {
         }
     }
 
+    /// The same positions, in memory that is there already.
+    pub(crate) fn copy_from(&mut self, other: &Head) {
+        let mut spans = std::mem::take(&mut self.spans);
+        spans.clear();
+        spans.extend_from_slice(&other.spans);
+        *self = Head { spans, ..*other };
+    }
+
     /// Reads one head from the beginning of `bytes`: its length, or `None` if its end has not come
     /// yet. A verdict never depends on how many bytes behind the decisive one are there already.
     pub(crate) fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Reason> {
