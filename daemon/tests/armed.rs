@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use common::{Client, Server, wait_until};
@@ -55,6 +55,8 @@ impl Heads {
                 self.0.extend_from_slice(&some[..count]);
                 true
             }
+            // Bytes behind a last request may have met a closed socket.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
             Err(error) => panic!("after {} replies: {error}", self.count()),
         }
     }
@@ -238,7 +240,8 @@ fn armed_replies_are_counted_apart_and_not_timed() {
         }
         client.0.write_all(GET.repeat(4).as_bytes()).unwrap();
         heads.wait_for(&mut client, 7);
-        // Four that came together: one armed, three behind it; or a part of them was read first.
+        // Four that came together: one armed and three behind it; or all of them behind the third,
+        // whose reply the client has before the ring receives.
         let labels = "route=\"beacon\",method=\"GET\",code=\"204\"";
         let requests =
             |kind| format!("emberd_http_requests_total{{{labels},path_kind=\"{kind}\"}}");
@@ -250,7 +253,7 @@ fn armed_replies_are_counted_apart_and_not_timed() {
         let chain = "emberd_prepared_sends_total{route=\"beacon\",chain=\"recv_reply\"";
         let sends = sample(&text, &format!("{chain},result=\"queued\"}}"));
         assert_eq!(sends, sample(&text, &requests("armed")), "{text}");
-        assert!(sends >= 4.0, "{text}");
+        assert!(sends >= 3.0, "{text}");
         assert!(!text.contains("route=\"beacon\",path_kind=\"armed\",le="), "{text}");
     }
 }

@@ -4,6 +4,8 @@
 //!     curl http://127.0.0.1:8080/users/7
 //!     curl --data-binary @README.md http://127.0.0.1:8080/echo
 
+use std::time::Duration;
+
 use ember::{App, Error, Json, Prepared, Request, Response, Result};
 
 fn main() -> Result<()> {
@@ -14,6 +16,7 @@ fn main() -> Result<()> {
             .get("/users/{id:int}", user)
             .post("/echo", echo)
             .max_body(64 << 10)
+            .get("/later/{ms:int}", later)
             .get("/panic", |_: &Request| -> Response { panic!("asked for") }),
     )
 }
@@ -27,10 +30,20 @@ fn user(request: &Request) -> Result<Json<serde_json::Value>> {
     }
 }
 
+/// A reply that is due after a while; the thread serves others meanwhile.
+async fn later(request: &Request) -> Result<String> {
+    let ms = request.param("ms").and_then(|ms| ms.parse().ok()).unwrap_or(u64::MAX);
+    if ms > 10_000 {
+        return Err(Error::new(400, "at most 10,000 milliseconds"));
+    }
+    ember::time::sleep(Duration::from_millis(ms)).await;
+    Ok(format!("{ms} ms later"))
+}
+
 /// The body back as it came, with the media type that it came with.
 fn echo(request: &Request) -> Response {
     let content_type = request.header("content-type").and_then(|v| std::str::from_utf8(v).ok());
     Response::new(200)
-        .header("Content-Type", content_type.unwrap_or("application/octet-stream"))
+        .header("Content-Type", content_type.unwrap_or("application/octet-stream").to_owned())
         .body(request.body())
 }

@@ -1,14 +1,11 @@
 //! What a program serves.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use ember_http::{Method, Methods};
 
+use crate::handler::{Handler, IntoHandler};
 use crate::prepared::Prepared;
-use crate::request::Request;
-use crate::response::{IntoResponse, Response};
 
 /// A list of routes.
 #[derive(Clone, Debug, Default)]
@@ -36,23 +33,6 @@ pub enum RouteKind {
     Handlers(Vec<(Methods, Handler)>),
 }
 
-type Function = dyn Fn(&Request) -> Response + Send + Sync;
-
-/// A handler with its result made a reply.
-#[derive(Clone)]
-pub struct Handler(Arc<Function>);
-
-impl Handler {
-    /// Calls the handler. One that panics answers 500.
-    #[must_use]
-    pub fn call(&self, request: &Request) -> Response {
-        // The request is dropped by the caller and the handler's own state is behind a shared
-        // reference: what a panic leaves half done is what the handler itself shares.
-        catch_unwind(AssertUnwindSafe(|| (self.0)(request)))
-            .unwrap_or_else(|_| crate::Error::new(500, "the handler failed").into_response())
-    }
-}
-
 impl App {
     /// No routes.
     #[must_use]
@@ -73,64 +53,38 @@ impl App {
 
     /// A handler for GET and HEAD.
     #[must_use]
-    pub fn get<R: IntoResponse>(
-        self,
-        pattern: &str,
-        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
-    ) -> App {
+    pub fn get<M>(self, pattern: &str, handler: impl IntoHandler<M>) -> App {
         self.on(&[Method::Get], pattern, handler)
     }
 
     /// A handler for POST.
     #[must_use]
-    pub fn post<R: IntoResponse>(
-        self,
-        pattern: &str,
-        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
-    ) -> App {
+    pub fn post<M>(self, pattern: &str, handler: impl IntoHandler<M>) -> App {
         self.on(&[Method::Post], pattern, handler)
     }
 
     /// A handler for PUT.
     #[must_use]
-    pub fn put<R: IntoResponse>(
-        self,
-        pattern: &str,
-        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
-    ) -> App {
+    pub fn put<M>(self, pattern: &str, handler: impl IntoHandler<M>) -> App {
         self.on(&[Method::Put], pattern, handler)
     }
 
     /// A handler for PATCH.
     #[must_use]
-    pub fn patch<R: IntoResponse>(
-        self,
-        pattern: &str,
-        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
-    ) -> App {
+    pub fn patch<M>(self, pattern: &str, handler: impl IntoHandler<M>) -> App {
         self.on(&[Method::Patch], pattern, handler)
     }
 
     /// A handler for DELETE.
     #[must_use]
-    pub fn delete<R: IntoResponse>(
-        self,
-        pattern: &str,
-        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
-    ) -> App {
+    pub fn delete<M>(self, pattern: &str, handler: impl IntoHandler<M>) -> App {
         self.on(&[Method::Delete], pattern, handler)
     }
 
     /// A handler for these methods. Several calls with one pattern make one route.
     #[must_use]
-    pub fn on<R: IntoResponse>(
-        mut self,
-        methods: &[Method],
-        pattern: &str,
-        handler: impl Fn(&Request) -> R + Send + Sync + 'static,
-    ) -> App {
-        let handler = Handler(Arc::new(move |request| handler(request).into_response()));
-        let entry = (Methods::of(methods), handler);
+    pub fn on<M>(mut self, methods: &[Method], pattern: &str, handler: impl IntoHandler<M>) -> App {
+        let entry = (Methods::of(methods), handler.into_handler());
         let same = self.routes.iter_mut().find_map(|route| match &mut route.kind {
             RouteKind::Handlers(handlers) if route.pattern == pattern => Some(handlers),
             _ => None,
@@ -160,12 +114,6 @@ impl App {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
-    }
-}
-
-impl fmt::Debug for Handler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Handler")
     }
 }
 

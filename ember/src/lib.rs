@@ -23,22 +23,33 @@
 //! assert_eq!(app.routes().len(), 3);
 //! ```
 //!
-//! Handlers of this version are plain functions that must not block: whatever they wait for, the
-//! thread's other connections wait for too. A handler that panics is answered with 500, and
-//! nobody else notices.
+//! Handlers are functions or `async fn`s, of a reference to the request or of the request itself
+//! (see [`IntoHandler`]). They stay on the worker thread that has the connection and need not be
+//! `Send`. What blocks, blocks the thread's other connections too: wait with [`time`], [`net`] and
+//! futures that any executor can run. A handler that panics is answered with 500, and nobody else
+//! notices; one whose client goes away is dropped.
 
 #![forbid(unsafe_code)]
 
 mod app;
+mod body;
 pub mod cache;
 mod error;
+mod handler;
+pub mod net;
 mod prepared;
 mod request;
 mod response;
+pub mod rt;
+pub mod time;
 
-pub use app::{App, Handler, Route, RouteKind};
+pub use app::{App, Route, RouteKind};
+pub use body::{Body, BodyFeed, BodyStream, Upgrade};
 pub use ember_http::{Method, Methods, PatternError};
+pub use ember_uring::{PeerAddr, Piece};
 pub use error::{Error, Result};
+pub use handler::{Handler, IntoHandler, Slot};
 pub use prepared::Prepared;
-pub use request::Request;
-pub use response::{Html, IntoResponse, Json, Redirect, Response};
+pub use request::{PeerCell, Request, RequestBody};
+pub use response::{Html, IntoResponse, Json, Redirect, Response, Text};
+pub use rt::{JoinHandle, spawn};

@@ -1,13 +1,20 @@
 //! Replies of handlers.
 
+use std::borrow::Cow;
+
 use ember_http::{FieldError, ReplyContext, ReplyFraming, ReplyLength, date};
 
+use crate::body::Body;
+
+/// A text of the program, or one made for the reply.
+pub type Text = Cow<'static, str>;
+
 /// What a handler answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Response {
     status: u16,
-    fields: Vec<(String, String)>,
-    body: Vec<u8>,
+    fields: Vec<(Text, Text)>,
+    body: Body,
 }
 
 /// What can be answered with.
@@ -32,30 +39,66 @@ impl Response {
     /// An empty reply of this status.
     #[must_use]
     pub fn new(status: u16) -> Response {
-        Response { status, fields: Vec::new(), body: Vec::new() }
+        Response { status, fields: Vec::new(), body: Body::Empty }
     }
 
     /// Plain text.
     #[must_use]
-    pub fn text(status: u16, body: impl Into<String>) -> Response {
+    pub fn text(status: u16, body: impl Into<Text>) -> Response {
         let response = Response::new(status).header("Content-Type", "text/plain; charset=utf-8");
-        response.body(body.into())
+        response.with_body(match body.into() {
+            Cow::Borrowed(text) => Body::Static(text.as_bytes()),
+            Cow::Owned(text) => Body::Bytes(text.into_bytes()),
+        })
     }
 
     /// With a further header field. A field that cannot stand in a reply (its name is no token,
     /// its value has control characters, or it is the server's own: `Date`, `Content-Length`,
     /// `Transfer-Encoding`, `Connection`) turns the reply into a 500 when it is sent.
     #[must_use]
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Response {
+    pub fn header(mut self, name: impl Into<Text>, value: impl Into<Text>) -> Response {
         self.fields.push((name.into(), value.into()));
         self
     }
 
+    /// With these bytes as its body.
+    #[must_use]
+    pub fn body(self, body: impl Into<Vec<u8>>) -> Response {
+        self.with_body(Body::Bytes(body.into()))
+    }
+
     /// With this body.
     #[must_use]
-    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Response {
-        self.body = body.into();
+    pub fn with_body(mut self, body: Body) -> Response {
+        self.body = body;
         self
+    }
+
+    /// The fields, for changing them.
+    pub fn headers_mut(&mut self) -> &mut Vec<(Text, Text)> {
+        &mut self.fields
+    }
+
+    /// The fields in order.
+    #[must_use]
+    pub fn headers(&self) -> &[(Text, Text)] {
+        &self.fields
+    }
+
+    /// Another status.
+    pub fn set_status(&mut self, status: u16) {
+        self.status = status;
+    }
+
+    /// What follows the head.
+    #[must_use]
+    pub fn body_ref(&self) -> &Body {
+        &self.body
+    }
+
+    /// Takes the body out.
+    pub fn take_body(&mut self) -> Body {
+        std::mem::take(&mut self.body)
     }
 
     /// The status code.
@@ -64,23 +107,23 @@ impl Response {
         self.status
     }
 
-    /// The whole reply to the request that the context is of.
+    /// Writes the head of the reply to the request that the context is of behind what `out` holds.
+    /// The framing tells how the body follows.
     ///
     /// # Errors
-    /// A field that cannot stand in a reply.
-    pub fn to_bytes(
+    /// A field that cannot stand in a reply; `out` is as it was.
+    pub fn write_head(
         &self,
+        out: &mut Vec<u8>,
         context: ReplyContext,
         date: &[u8; date::LEN],
-    ) -> Result<Vec<u8>, FieldError> {
-        let mut out = Vec::with_capacity(self.body.len() + 256);
-        let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let length = ReplyLength::Known(self.body.len() as u64);
-        let framing = context.write_head(&mut out, self.status, date, fields, length)?;
-        if framing == ReplyFraming::Length {
-            out.extend_from_slice(&self.body);
-        }
-        Ok(out)
+    ) -> Result<ReplyFraming, FieldError> {
+        let fields = self.fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+        let length = match self.body.len() {
+            Some(len) => ReplyLength::Known(len),
+            None => ReplyLength::Unknown,
+        };
+        context.write_head(out, self.status, date, fields, length)
     }
 }
 
@@ -90,7 +133,7 @@ impl IntoResponse for Response {
     }
 }
 
-impl IntoResponse for &str {
+impl IntoResponse for &'static str {
     fn into_response(self) -> Response {
         Response::text(200, self)
     }
@@ -118,7 +161,9 @@ impl IntoResponse for () {
 /// Another status than the reply's own.
 impl<T: IntoResponse> IntoResponse for (u16, T) {
     fn into_response(self) -> Response {
-        Response { status: self.0, ..self.1.into_response() }
+        let mut response = self.1.into_response();
+        response.status = self.0;
+        response
     }
 }
 
@@ -163,7 +208,16 @@ mod tests {
     fn bytes(response: impl IntoResponse, head_only: bool) -> String {
         let context = ReplyContext { http10: false, head_only, persist: Persist::Default };
         let date = ember_http::date::format(784_111_777);
-        String::from_utf8(response.into_response().to_bytes(context, &date).unwrap()).unwrap()
+        let (mut response, mut out) = (response.into_response(), Vec::new());
+        let framing = response.write_head(&mut out, context, &date).unwrap();
+        if framing == ReplyFraming::Length {
+            match response.take_body() {
+                Body::Bytes(bytes) => out.extend_from_slice(&bytes),
+                Body::Static(bytes) => out.extend_from_slice(bytes),
+                other => panic!("{other:?}"),
+            }
+        }
+        String::from_utf8(out).unwrap()
     }
 
     #[test]
@@ -187,7 +241,9 @@ mod tests {
         let date = ember_http::date::format(0);
         for (name, value) in [("A", "b\r\nC: d"), ("A B", "c"), ("Content-Length", "5")] {
             let response = Response::new(200).header(name, value);
-            assert!(response.to_bytes(context, &date).is_err(), "{name}");
+            let mut out = b"kept".to_vec();
+            assert!(response.write_head(&mut out, context, &date).is_err(), "{name}");
+            assert_eq!(out, b"kept");
         }
     }
 }

@@ -1,80 +1,14 @@
 //! The example program, started as its users would start it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+mod common;
 
-/// The running example; it ends with this value.
-struct Example {
-    child: Child,
-    address: String,
-    _state: tempfile::TempDir,
-}
+use std::io::{Read as _, Write as _};
 
-impl Example {
-    fn start() -> Example {
-        let state = tempfile::tempdir().unwrap();
-        let mut child = Command::new(program())
-            .args(["--listen", "127.0.0.1:0", "--workers", "1", "--threads", "1"])
-            .env("EMBERD_STATE_DIR", state.path())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut address = None;
-        for line in lines.by_ref().map_while(Result::ok) {
-            if let Some((_, rest)) = line.split_once("listening on http://") {
-                address = rest.split_whitespace().next().map(str::to_owned);
-            }
-            if line.contains("ready in") {
-                break;
-            }
-        }
-        std::thread::spawn(move || lines.for_each(drop)); // the pipe must not fill up
-        Example { child, address: address.expect("a listening line"), _state: state }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream
-    }
-
-    /// Sends pieces one after the other and reads until the connection ends.
-    fn ask(&self, pieces: &[&str]) -> String {
-        let mut stream = self.connect();
-        for piece in pieces {
-            stream.write_all(piece.as_bytes()).unwrap();
-        }
-        let mut said = String::new();
-        stream.read_to_string(&mut said).unwrap();
-        said
-    }
-}
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        let pid = self.child.id().to_string();
-        let _ = Command::new("kill").args(["-INT", &pid]).status();
-        let _ = self.child.wait();
-    }
-}
-
-/// Cargo builds the examples of a package before its tests run.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/hello")
-}
-
-fn request(line: &str, fields: &str, body: &str) -> String {
-    format!("{line} HTTP/1.1\r\nHost: test\r\n{fields}\r\n{body}")
-}
+use common::{Example, request};
 
 #[test]
 fn the_example_serves_what_it_says() {
-    let example = Example::start();
+    let example = Example::start("hello");
     let close = "Connection: close\r\n";
 
     let user = example.ask(&[&request("GET /users/7", close, "")]);
@@ -118,7 +52,7 @@ fn the_example_serves_what_it_says() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order_and_a_panic_hurts_nobody() {
-    let example = Example::start();
+    let example = Example::start("hello");
     let mut pipelined = String::new();
     for turn in 1..=20 {
         pipelined += &request("GET /hello", "", "");

@@ -382,6 +382,13 @@ const LIMITS: &[Key] = &[
         "How long a client may take nothing of a reply. A reply that is late is looked at four \
          times in this time.",
     ),
+    key(
+        "half_close_timeout",
+        Duration(0, HOUR),
+        Is("5s"),
+        "How long a handler may go on when its client has sent the end of its bytes: it may wait for \
+         the reply, or be gone, and only sending tells.",
+    ),
     key("max_header", Size(256, MIB), Is("16KiB"), "Bytes of a request's head: 431 above it."),
     key("max_body", Size(0, 1024 * GIB), Is("4MiB"), "Bytes of a request's body: 413 above it."),
     key(

@@ -157,6 +157,9 @@ pub struct Limits {
     /// How long a client may take nothing of a reply.
     #[serde(with = "nanos")]
     pub write_timeout: Duration,
+    /// How long a handler may go on for a client that sends no more.
+    #[serde(with = "nanos")]
+    pub half_close_timeout: Duration,
     /// Bytes of a request's head.
     pub max_header: u32,
     /// Bytes of a request's body.

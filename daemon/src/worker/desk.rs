@@ -2,74 +2,155 @@
 
 use std::time::Instant;
 
-use ember::{IntoResponse as _, Response};
-use ember_http::{After, HandlerId, Method, Refusal, ReplyContext, RouteId, VariantId};
+use ember::{Body, IntoResponse as _, Response};
+use ember_http::{
+    After, Method, Refusal, ReplyContext, ReplyFraming, RouteId, VariantId, chunk_head,
+};
+use ember_metrics::PathKind;
 use ember_uring::Piece;
 
 use super::clock::Clock;
 use super::replies::{Outgoing, Replies};
 use super::tally::Tally;
 
+/// Bodies up to this many bytes are copied behind their heads; one range is cheaper to send than
+/// two.
+const BODY_INLINE_MAX: usize = 8 << 10;
+
 /// What is known of a dispatched request until it is answered.
 #[derive(Clone, Copy)]
-pub(super) struct About {
-    pub(super) site: usize,
-    pub(super) route: RouteId,
-    pub(super) handler: HandlerId,
-    pub(super) method: Method,
-    pub(super) since: Instant,
+pub(crate) struct About {
+    pub(crate) site: usize,
+    pub(crate) route: RouteId,
+    pub(crate) kind: PathKind,
+    pub(crate) method: Method,
+    pub(crate) since: Instant,
 }
 
-/// Where the replies of one conversation are put together and counted.
-pub(super) struct Desk<'a> {
-    pub(super) index: usize,
-    pub(super) replies: &'a mut Replies,
-    pub(super) tally: &'a mut Tally,
-    pub(super) out: &'a mut Outgoing,
-    pub(super) now: Instant,
-    pub(super) clock: &'a Clock,
+/// The desk.
+pub(crate) struct Desk<'a> {
+    pub(crate) index: usize,
+    pub(crate) replies: &'a mut Replies,
+    pub(crate) tally: &'a mut Tally,
+    pub(crate) out: &'a mut Outgoing,
+    pub(crate) now: Instant,
+    pub(crate) clock: &'a Clock,
 }
 
-impl About {
-    pub(super) fn new(site: usize, request: &ember_http::Request<'_>, since: Instant) -> Self {
-        let (route, handler) = (request.route, request.handler);
-        About { site, route, handler, method: request.method(), since }
-    }
+/// A reply whose head is on the desk.
+pub(crate) struct Begun {
+    pub(crate) status: u16,
+    pub(crate) framing: ReplyFraming,
+    /// Bytes so far.
+    pub(crate) bytes: u64,
+    /// What is to come; nothing of it where the reply is complete.
+    pub(crate) body: Body,
 }
 
 impl Desk<'_> {
     #[inline]
-    pub(super) fn prepared(&mut self, variant: VariantId, method: Method, count: u32) {
+    pub(crate) fn prepared(&mut self, variant: VariantId, method: Method, count: u32) {
         let len = self.replies.push(variant, count, self.out);
         self.tally.hit(self.index, (variant, method), count, len);
     }
 
-    pub(super) fn refuse(&mut self, refusal: &Refusal) {
+    pub(crate) fn refuse(&mut self, refusal: &Refusal) {
         let len = self.replies.push(refusal.variant, 1, self.out);
         self.tally.refused(refusal, len, self.clock.elapsed_ns(self.now));
     }
 
     /// What the protocol has answered for this request.
-    pub(super) fn give(&mut self, mut answer: ember_http::Answer) -> After {
+    pub(crate) fn give(&mut self, mut answer: ember_http::Answer) -> After {
         answer.set_date(self.replies.date());
         self.tally.answered(self.index, &answer, self.clock.elapsed_ns(self.now));
         self.out.push(Piece::Owned(answer.bytes));
         answer.after
     }
 
-    /// A handler's reply. One that cannot be written is told as 500, in place of which nothing
-    /// has gone out yet.
-    pub(super) fn reply(&mut self, about: &About, response: &Response, context: ReplyContext) {
-        let date = self.replies.date();
-        let (status, bytes) = match response.to_bytes(context, date) {
-            Ok(bytes) => (response.status(), bytes),
+    /// A whole reply whose body is there.
+    pub(crate) fn reply(&mut self, about: &About, response: Response, context: ReplyContext) {
+        let begun = self.begin(response, context);
+        debug_assert!(matches!(begun.body, Body::Empty), "a body that is there is complete");
+        self.count(about, &begun);
+    }
+
+    /// A reply's head, and its body if that is there. One that cannot be written is told as 500, in
+    /// place of which nothing has gone out yet.
+    pub(crate) fn begin(&mut self, response: Response, context: ReplyContext) -> Begun {
+        match self.try_begin(response, context) {
+            Ok(begun) => begun,
             Err(error) => {
                 let failed = ember::Error::new(500, error.to_string()).into_response();
-                (500, failed.to_bytes(context, date).unwrap_or_default())
+                self.try_begin(failed, context).unwrap_or_else(|_| unreachable!("its own fields"))
             }
-        };
+        }
+    }
+
+    fn try_begin(
+        &mut self,
+        mut response: Response,
+        context: ReplyContext,
+    ) -> Result<Begun, ember_http::FieldError> {
+        let inline = response.body_ref().len().filter(|&len| len <= BODY_INLINE_MAX as u64);
+        let mut out = Vec::with_capacity(256 + inline.unwrap_or(0) as usize);
+        let framing = response.write_head(&mut out, context, self.replies.date())?;
+        let status = response.status();
+        let mut body = response.take_body();
+        let mut apart = None;
+        if framing == ReplyFraming::Bodiless && !matches!(body, Body::Upgrade(_)) {
+            body = Body::Empty;
+        }
+        match &mut body {
+            Body::Bytes(bytes) if inline.is_some() => out.extend_from_slice(bytes),
+            Body::Bytes(bytes) => apart = Some(Piece::Owned(std::mem::take(bytes))),
+            Body::Static(bytes) => out.extend_from_slice(bytes),
+            Body::Empty | Body::Piece(_) | Body::Stream(_) | Body::Upgrade(_) => {}
+        }
+        match body {
+            Body::Piece(piece) => {
+                apart = Some(piece);
+                body = Body::Empty;
+            }
+            Body::Stream(_) | Body::Upgrade(_) => {}
+            Body::Empty | Body::Bytes(_) | Body::Static(_) => body = Body::Empty,
+        }
+        let mut bytes = out.len();
+        self.out.push(Piece::Owned(out));
+        if let Some(piece) = apart {
+            bytes += piece.len();
+            self.out.push(piece);
+        }
+        Ok(Begun { status, framing, bytes: bytes as u64, body })
+    }
+
+    /// A piece of a body under way.
+    pub(crate) fn piece(&mut self, piece: Piece, framing: ReplyFraming) -> u64 {
+        let before = self.out.len();
+        let len = piece.len();
+        if framing == ReplyFraming::Chunked {
+            let mut line = Vec::with_capacity(20);
+            chunk_head(&mut line, len);
+            if len <= BODY_INLINE_MAX
+                && let Piece::Owned(bytes) = &piece
+            {
+                line.reserve(len + 2);
+                line.extend_from_slice(bytes);
+                line.extend_from_slice(b"\r\n");
+                self.out.push(Piece::Owned(line));
+            } else {
+                self.out.push(Piece::Owned(line));
+                self.out.push(piece);
+                self.out.push(Piece::Owned(b"\r\n".to_vec()));
+            }
+        } else {
+            self.out.push(piece);
+        }
+        (self.out.len() - before) as u64
+    }
+
+    /// Counts a reply that is complete.
+    pub(crate) fn count(&mut self, about: &About, begun: &Begun) {
         let elapsed_ns = self.clock.elapsed_ns(about.since);
-        self.tally.replied(about.site, about.route, about.method, status, bytes.len(), elapsed_ns);
-        self.out.push(Piece::Owned(bytes));
+        self.tally.replied(about, begun.status, begun.bytes, elapsed_ns);
     }
 }

@@ -3,14 +3,18 @@
 mod armed;
 mod backend;
 mod clock;
+mod connection;
 mod desk;
+mod functions;
 mod outflow;
 mod replies;
 mod scribe;
 #[cfg(test)]
 mod simulation;
 mod site;
+mod streams;
 mod tally;
+mod tasks;
 mod thread;
 mod timers;
 
@@ -18,6 +22,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread as threads;
 
+use ember::rt::Runtime;
 use ember_affinity::pin_thread;
 use ember_metrics::Names;
 use ember_uring::Driver;
@@ -26,7 +31,8 @@ use crate::boot::{Boot, Seat, ThreadBoot};
 use crate::config::Config;
 use backend::Opened;
 use clock::Clock;
-use scribe::{Mailbox, Scribe, Subject};
+use functions::{Functions, Services};
+use scribe::{Scribe, Subject};
 pub(crate) use site::{Handler, Sites, coding};
 use tally::Tally;
 use thread::{Parts, Thread};
@@ -52,6 +58,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
     let backend = Arc::new(OnceLock::new());
     let scribe =
         Scribe::start(Subject { pages: Arc::clone(&pages), backend: Arc::clone(&backend) })?;
+    let functions = Arc::new(Functions::new(&sites, &Services { scribe }));
     for (index, boot) in boots.into_iter().enumerate() {
         let seat = control.seat(index);
         let start = Start {
@@ -60,7 +67,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
             names: Names::clone(&names),
             pages: Arc::clone(&pages),
             plan: plan.clone(),
-            scribe: scribe.clone(),
+            functions: Arc::clone(&functions),
             backend: Arc::clone(&backend),
             worker,
             boot,
@@ -72,7 +79,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
             }
         })?;
     }
-    drop(scribe);
+    drop(functions);
     control.serve()
 }
 
@@ -83,7 +90,7 @@ struct Start {
     names: Names,
     pages: Arc<ember_metrics::Pages>,
     plan: ember_affinity::WorkerPlan,
-    scribe: Scribe,
+    functions: Arc<Functions>,
     backend: Arc<OnceLock<(String, String)>>,
     worker: u16,
     boot: ThreadBoot,
@@ -111,7 +118,7 @@ impl Start {
             names,
             pages,
             plan,
-            scribe,
+            functions,
             worker,
             boot,
             mut seat,
@@ -124,7 +131,7 @@ impl Start {
         let page = pages.page(boot.page)?;
         let tally = Tally::new(page, names, worker, &plan, &sites);
         let waker = driver.waker();
-        let mailbox = Mailbox::new({
+        let runtime = Runtime::new({
             let waker = waker.clone();
             move || waker.wake()
         });
@@ -134,7 +141,7 @@ impl Start {
         seat.ready(move || waker.wake(), backend::describe(&info, why));
         let sockets_max = info.sockets_max as usize;
         let clock = Clock::System;
-        let parts = Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max, clock };
+        let parts = Parts { sites, tally, functions, runtime, seat, listeners, sockets_max, clock };
         Thread::new(driver, parts)?.run()
     }
 }

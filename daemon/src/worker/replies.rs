@@ -309,6 +309,11 @@ impl Outgoing {
         self.pieces.push(piece);
     }
 
+    /// How many bytes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether there is nothing to send.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {

@@ -2,39 +2,15 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use ember_http::Request;
 use ember_metrics::{Facts, Format, Pages};
+use futures_channel::oneshot;
 
 /// Scrapes that may wait; one more is answered with 503.
 const JOBS_MAX: usize = 64;
-
-/// What an answer belongs to, in the asking thread's own numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    /// Where the thread keeps the request.
-    pub(crate) at: usize,
-    /// Which question it is: places are given anew.
-    pub(crate) question: u32,
-}
-
-/// Where the answers for one ring thread are put.
-pub(crate) struct Mailbox {
-    answers: Mutex<Vec<Scrape>>,
-    wake: Box<dyn Fn() + Send + Sync>,
-}
-
-/// An answer of the scribe.
-pub(crate) struct Scrape {
-    /// What it belongs to.
-    pub(crate) ticket: Ticket,
-    /// The format that was asked for.
-    pub(crate) format: Format,
-    /// The metrics.
-    pub(crate) text: Vec<u8>,
-}
 
 /// What the scribe needs to know of the server.
 pub(crate) struct Subject {
@@ -44,29 +20,12 @@ pub(crate) struct Subject {
     pub(crate) backend: Arc<OnceLock<(String, String)>>,
 }
 
-pub(super) type Job = (Ticket, Format, Arc<Mailbox>);
+pub(super) type Job = (Format, oneshot::Sender<Vec<u8>>);
 
-/// A way to ask the scribe, for each ring thread one.
+/// A way to ask the scribe.
 #[derive(Clone)]
 pub(crate) struct Scribe {
     jobs: SyncSender<Job>,
-}
-
-impl Mailbox {
-    /// A mailbox whose owner is woken by `wake`.
-    pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Mailbox { answers: Mutex::default(), wake: Box::new(wake) })
-    }
-
-    /// Takes what has come.
-    pub(crate) fn take(&self) -> Vec<Scrape> {
-        std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn put(&self, scrape: Scrape) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(scrape);
-        (self.wake)();
-    }
 }
 
 impl Scribe {
@@ -90,9 +49,10 @@ impl Scribe {
         (Scribe { jobs }, queue)
     }
 
-    /// Asks for the metrics; whether the question was taken.
-    pub(crate) fn ask(&self, ticket: Ticket, format: Format, mailbox: &Arc<Mailbox>) -> bool {
-        self.jobs.try_send((ticket, format, Arc::clone(mailbox))).is_ok()
+    /// Asks for the metrics; nothing where too many have asked already.
+    pub(crate) fn ask(&self, format: Format) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.try_send((format, sender)).ok().map(|()| receiver)
     }
 }
 
@@ -105,12 +65,13 @@ pub(crate) fn wanted_format(request: &Request<'_>) -> Format {
 }
 
 fn serve(subject: &Subject, queue: &Receiver<Job>) {
-    while let Ok((ticket, format, mailbox)) = queue.recv() {
+    while let Ok((format, asker)) = queue.recv() {
         let mut facts = Facts::new();
         if let Some((backend, reason)) = subject.backend.get() {
             facts.backend(backend, reason);
         }
         let text = ember_metrics::scrape_with(&subject.pages, format, &facts).into_bytes();
-        mailbox.put(Scrape { ticket, format, text });
+        // Whoever asked may be gone.
+        let _ = asker.send(text);
     }
 }

@@ -39,14 +39,9 @@ pub(crate) enum Handler {
 pub(crate) struct Handlers(Vec<(Methods, ember::Handler)>);
 
 impl Handlers {
-    /// The reply of the method's handler; HEAD is answered by that of GET.
-    pub(crate) fn call(&self, request: &ember::Request) -> ember::Response {
-        let answers = |method: Method| self.0.iter().find(|(of, _)| of.contains(method));
-        let get = || answers(Method::Get).filter(|_| request.method() == Method::Head);
-        match answers(request.method()).or_else(get) {
-            Some((_, handler)) => handler.call(request),
-            None => ember::Response::new(405), // the protocol lets no other method through
-        }
+    /// The handler of each set of methods.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Methods, ember::Handler)> {
+        self.0.iter()
     }
 }
 
@@ -57,6 +52,7 @@ pub(crate) struct Sites {
     listeners: Vec<(String, usize)>,
     /// Of each listener, the admin's too.
     one_replies: Vec<Option<OneReply>>,
+    half_close_ms: u32,
 }
 
 impl Sites {
@@ -75,6 +71,7 @@ impl Sites {
             handlers: Vec::new(),
             listeners: Vec::new(),
             one_replies: Vec::new(),
+            half_close_ms: ms(config.limits.half_close_timeout),
         };
         let mut known: Vec<((Vec<&str>, Slashes), usize)> = Vec::new();
         for listener in &config.listeners {
@@ -115,6 +112,16 @@ impl Sites {
     /// The handler of a number that a site gave.
     pub(crate) fn handler(&self, id: HandlerId) -> &Handler {
         &self.handlers[usize::from(id.0)]
+    }
+
+    /// How long a handler may go on for a client that sends no more.
+    pub(crate) fn half_close_ms(&self) -> u32 {
+        self.half_close_ms
+    }
+
+    /// All handlers, in the order of their numbers.
+    pub(crate) fn handlers(&self) -> &[Handler] {
+        &self.handlers
     }
 
     /// The names of the listeners, in the order of the config, the admin listener last.
@@ -252,7 +259,6 @@ fn source(route: &config::Prepared) -> Prepared {
 
 fn limits(config: &Config) -> Limits {
     let head_bytes_max = config.limits.max_header as usize;
-    let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX / 4);
     let defaults = Limits::default();
     Limits {
         head_bytes_max,
@@ -269,4 +275,8 @@ fn limits(config: &Config) -> Limits {
         rate_grace_ms: ms(config.limits.rate_grace),
         ..defaults
     }
+}
+
+fn ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX / 4)
 }

@@ -12,6 +12,7 @@ use ember_metrics::{
 use ember_uring::{Op, Outcome, Stats};
 use nix::time::{ClockId, clock_gettime};
 
+use super::desk::About;
 use super::replies::Fallthrough;
 use super::site::Sites;
 use crate::boot::ADMIN_LISTENER;
@@ -46,10 +47,14 @@ pub(crate) enum Closed {
     Reset,
     /// The server is draining.
     Drain,
+    /// The client went away while its request was being answered.
+    Cancelled,
+    /// A reply that had begun could not be completed.
+    Aborted,
 }
 
 impl Closed {
-    const ALL: [Closed; 8] = [
+    const ALL: [Closed; 10] = [
         Closed::Peer,
         Closed::Truncated,
         Closed::Reply,
@@ -58,6 +63,8 @@ impl Closed {
         Closed::Timeout,
         Closed::Reset,
         Closed::Drain,
+        Closed::Cancelled,
+        Closed::Aborted,
     ];
 
     fn name(self) -> &'static str {
@@ -70,6 +77,8 @@ impl Closed {
             Closed::Timeout => "timeout",
             Closed::Reset => "reset",
             Closed::Drain => "drain",
+            Closed::Cancelled => "cancelled",
+            Closed::Aborted => "aborted",
         }
     }
 }
@@ -287,17 +296,10 @@ impl Tally {
     }
 
     /// A handler's reply of `bytes` bytes goes out.
-    pub(crate) fn replied(
-        &mut self,
-        site: usize,
-        route: RouteId,
-        method: Method,
-        status: u16,
-        bytes: usize,
-        elapsed_ns: u64,
-    ) {
-        let name = self.sites[site].routes[route.index()];
-        self.count(name, label(method), status, PathKind::Dynamic, bytes, elapsed_ns);
+    pub(crate) fn replied(&mut self, about: &About, status: u16, bytes: u64, elapsed_ns: u64) {
+        let name = self.sites[about.site].routes[about.route.index()];
+        let method = label(about.method);
+        self.count(name, method, status, about.kind, bytes as usize, elapsed_ns);
     }
 
     /// The protocol answered a request itself: of a route, where it is a part of a prepared reply.

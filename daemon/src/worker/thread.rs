@@ -7,22 +7,26 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ember::Response;
-use ember_http::{After, BodyKind, Conn, Event, Input, Memo, Persist, Phase, VariantId};
-use ember_metrics::{Chain, Format};
+use ember::net::StreamEvent;
+use ember::rt::{Command, Runtime, TaskId};
+use ember::{BodyFeed, Request, Response};
+use ember_http::{After, BodyKind, Conn, Event, Input, Memo, Persist, Phase};
+use ember_metrics::{Chain, PathKind};
 use ember_uring::{
     Buffer, Completion, Driver, Errno, Full, ListenerId, Op, Payload, PeerAddr, Piece, Sock, Then,
 };
-use slab::Slab;
 
 use super::armed::{self, Prepaid, Talk};
 use super::clock::Clock;
+use super::connection::NO_LISTENER;
+pub(super) use super::connection::{Connection, Stage};
 use super::desk::{About, Desk};
-use super::outflow::Outflow;
+use super::functions::{Answers, Functions, Slots};
 use super::replies::{Outgoing, Replies};
-use super::scribe::{Mailbox, Scrape, Scribe, Ticket, wanted_format};
-use super::site::{Handler, Sites};
+use super::site::Sites;
+use super::streams::Client;
 use super::tally::{Closed, Tally};
+use super::tasks::{Later, Polled, Started, Task};
 use super::timers::{TICK_MS, Tick, Wheel};
 use crate::boot::{Order, Seat};
 
@@ -33,8 +37,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct Parts {
     pub(crate) sites: Arc<Sites>,
     pub(crate) tally: Tally,
-    pub(crate) scribe: Scribe,
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) functions: Arc<Functions>,
+    pub(crate) runtime: Runtime,
     pub(crate) seat: Seat,
     /// The driver's listeners, in their order, and which one of the config each is.
     pub(crate) listeners: Vec<(ListenerId, usize)>,
@@ -42,58 +46,10 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
 }
 
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// No connection is here.
-    Free,
-    /// A receive is in flight, or a reply with a receive behind it.
-    Open,
-    /// A handler has the request; nothing is in flight.
-    Dispatched(u32),
-    /// The last reply is on its way; the close behind it too.
-    Closing,
-    /// A last reply has been sent or is on its way, and what still comes is read and forgotten.
-    Lingering { receiving: bool },
-}
-
-struct Connection {
-    conn: Conn,
-    sock: Option<Sock>,
-    listener: u16,
-    stage: Stage,
-    outflow: Outflow,
-    deadline: Tick,
-    /// Where its entry in the wheel comes up; the deadline may have moved on since.
-    wakes: Tick,
-    closed: Closed,
-    /// The last prepared reply, to name the route if its chain breaks.
-    last: Option<VariantId>,
-    /// Of a listener with one reply.
-    prepaid: Prepaid,
-    gathered: Option<Box<Gathered>>,
-}
-
-/// A request that a handler answers later.
-struct Pending {
-    sock: Sock,
-    about: About,
-    /// Of a scrape.
-    format: Format,
-    /// What the scribe has been asked.
-    question: Option<u32>,
-}
-
-/// A request whose body is being received for its handler.
-struct Gathered {
-    request: ember::Request,
-    about: About,
-}
-
 /// What one site needs in this thread.
-struct Served {
-    replies: Replies,
-    memo: Memo,
+pub(super) struct Served {
+    pub(super) replies: Replies,
+    pub(super) memo: Memo,
 }
 
 /// How a conversation on received bytes ended.
@@ -103,7 +59,7 @@ pub(super) enum Next {
     /// Send what there is, then arm the one reply ahead of the next request.
     Arm,
     /// Send what there is, then wait for the handler.
-    Wait(u32),
+    Wait(TaskId),
     /// Send what there is, then close.
     Close(Closed),
     /// Send what there is, then read on for a while before closing.
@@ -112,18 +68,20 @@ pub(super) enum Next {
 
 /// One ring thread.
 pub(crate) struct Thread<D> {
-    driver: D,
-    sites: Arc<Sites>,
-    served: Vec<Served>,
-    connections: Vec<Connection>,
+    pub(super) driver: D,
+    pub(super) sites: Arc<Sites>,
+    pub(super) served: Vec<Served>,
+    pub(super) connections: Vec<Connection>,
     open: usize,
-    wheel: Wheel,
-    tally: Tally,
-    scribe: Scribe,
-    mailbox: Arc<Mailbox>,
-    pending: Slab<Pending>,
-    /// How many questions the scribe has been asked.
-    questions: u32,
+    pub(super) wheel: Wheel,
+    pub(super) tally: Tally,
+    functions: Arc<Functions>,
+    pub(super) runtime: Runtime,
+    pub(super) slots: Slots,
+    /// Requests under way, by the places of their handlers' futures.
+    pub(super) tasks: Vec<Option<Task>>,
+    pub(super) clients: Vec<Client>,
+    pub(super) commands: Vec<Command>,
     seat: Seat,
     order: Order,
     listeners: Vec<(ListenerId, usize)>,
@@ -132,10 +90,10 @@ pub(crate) struct Thread<D> {
     paused_until: Option<Instant>,
     /// What a full queue gave back.
     deferred: VecDeque<(Sock, Payload, Then)>,
-    out: Outgoing,
-    clock: Clock,
+    pub(super) out: Outgoing,
+    pub(super) clock: Clock,
     started: Instant,
-    now: Instant,
+    pub(super) now: Instant,
     due: Vec<u32>,
     idle_closed: bool,
 }
@@ -146,7 +104,7 @@ impl<D: Driver> Thread<D> {
     /// # Errors
     /// When memory for the replies cannot be had.
     pub(crate) fn new(driver: D, parts: Parts) -> io::Result<Self> {
-        let Parts { sites, tally, scribe, mailbox, seat, listeners, sockets_max, clock } = parts;
+        let Parts { sites, tally, functions, runtime, seat, listeners, sockets_max, clock } = parts;
         let mut served = Vec::new();
         for site in sites.all() {
             let replies = Replies::new(Arc::clone(site))?;
@@ -161,10 +119,12 @@ impl<D: Driver> Thread<D> {
             open: 0,
             wheel: Wheel::new(sockets_max),
             tally,
-            scribe,
-            mailbox,
-            pending: Slab::new(),
-            questions: 0,
+            slots: functions.slots(),
+            functions,
+            runtime,
+            tasks: Vec::new(),
+            clients: Vec::new(),
+            commands: Vec::new(),
             seat,
             order: Order::Serve,
             listeners,
@@ -185,10 +145,12 @@ impl<D: Driver> Thread<D> {
     /// # Errors
     /// What the driver cannot outlive.
     pub(crate) fn run(mut self) -> io::Result<()> {
+        let _entered = self.runtime.enter();
         let mut done = Vec::with_capacity(256);
         while !self.finished() {
             self.turn(&mut done)?;
         }
+        self.runtime.shut_down();
         self.count(true);
         Ok(())
     }
@@ -204,6 +166,7 @@ impl<D: Driver> Thread<D> {
         }
         self.retry();
         self.tick();
+        self.run_tasks();
         self.count(few);
         Ok(())
     }
@@ -212,20 +175,19 @@ impl<D: Driver> Thread<D> {
     #[cfg(test)]
     pub(super) fn assert_nothing_left(&self) -> &D {
         assert_eq!(self.open, 0, "connections");
-        let free = |connection: &Connection| {
-            connection.stage == Stage::Free
-                && connection.sock.is_none()
-                && connection.gathered.is_none()
-        };
+        let free =
+            |connection: &Connection| connection.stage == Stage::Free && connection.sock.is_none();
         assert!(self.connections.iter().all(free), "a slot is not free");
         assert_eq!(self.wheel.len(), 0, "deadlines");
-        assert!(self.pending.is_empty(), "requests that wait for a handler");
+        assert!(self.tasks.iter().all(Option::is_none), "requests under way");
+        assert_eq!(self.runtime.spawned(), 0, "tasks");
         assert!(self.out.is_empty(), "replies that nobody sends");
         &self.driver
     }
 
     fn look_at_clock(&mut self) {
         self.now = self.clock.now();
+        self.runtime.set_clock(self.now_ms());
         let second = self.clock.wall_second();
         for served in &mut self.served {
             served.replies.set_clock(second);
@@ -251,7 +213,7 @@ impl<D: Driver> Thread<D> {
 
     /// How long a turn may wait.
     fn wait(&self) -> Option<Duration> {
-        if !self.deferred.is_empty() {
+        if !self.deferred.is_empty() || self.runtime.is_busy() {
             return Some(Duration::ZERO);
         }
         let tick = (self.wheel.len() > 0).then(|| {
@@ -267,27 +229,17 @@ impl<D: Driver> Thread<D> {
             }
             _ => None,
         };
-        [tick, retry, drain].into_iter().flatten().min()
+        let timer = self.runtime.next_deadline_ms();
+        let timer = timer.map(|at_ms| until(self.started + Duration::from_millis(at_ms)));
+        [tick, retry, drain, timer].into_iter().flatten().min()
     }
 
     /// The clock of the protocol's machines.
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         (self.now - self.started).as_millis() as u64
     }
 
-    /// How long a last reply may make no headway.
-    fn write_ticks(&self, sock: Sock) -> Tick {
-        let listener = self.connections[sock.slot() as usize].listener;
-        ticks_of(self.sites.site_of(usize::from(listener)).limits().write_ms_max)
-    }
-
-    /// How long a connection is read from after its last reply.
-    fn linger_ticks(&self, sock: Sock) -> Tick {
-        let listener = self.connections[sock.slot() as usize].listener;
-        ticks_of(self.sites.site_of(usize::from(listener)).limits().linger_ms_max)
-    }
-
-    fn tick_now(&self) -> Tick {
+    pub(super) fn tick_now(&self) -> Tick {
         ((self.now - self.started).as_millis() as u64 / TICK_MS) as Tick
     }
 
@@ -313,23 +265,18 @@ impl<D: Driver> Thread<D> {
             Completion::AcceptPaused { listener, .. } => self.accept_paused(listener),
             Completion::Peer { sock, address } => self.peer(sock, address.map(|a| *a)),
             Completion::Delivery { sock, delivery } => self.told(sock, delivery),
-            // This loop never asks the driver to connect.
-            Completion::Connected { sock } => self.driver.close(sock),
+            Completion::Connected { sock } => self.connected(sock),
             Completion::Woken => self.woken(),
         }
     }
 
     fn accepted(&mut self, listener: ListenerId, sock: Sock) {
-        let index = sock.slot() as usize;
-        if index >= self.connections.len() {
-            self.connections.resize_with(index + 1, Connection::free);
-        }
         let listener = self.listeners[listener.index()].1;
         let (tick, now_ms) = (self.tick_now(), self.now_ms());
         let site = self.sites.site_of(listener);
         let conn = Conn::new(now_ms);
         let deadline = tick + conn.time_left(site, now_ms).map_or(1, ticks_of);
-        let connection = &mut self.connections[index];
+        let connection = self.connection(sock);
         debug_assert!(connection.stage == Stage::Free, "a slot is free before it is used again");
         *connection = Connection {
             conn,
@@ -369,7 +316,7 @@ impl<D: Driver> Thread<D> {
     }
 
     /// Posts a receive, or ends the connection where the queue has no room even for that.
-    fn receive(&mut self, sock: Sock) {
+    pub(super) fn receive(&mut self, sock: Sock) {
         if let Err(Full(())) = self.driver.recv(sock) {
             self.close(sock, Closed::Reset);
         }
@@ -398,24 +345,34 @@ impl<D: Driver> Thread<D> {
                     }
                 }
             }
-            Stage::Free | Stage::Dispatched(_) | Stage::Closing => self.driver.give_back(buffer),
+            Stage::Dispatched(task) => self.task_received(task, sock, buffer),
+            Stage::Flushing { close, .. } => {
+                if !close {
+                    self.keep(sock, &buffer);
+                }
+                self.driver.give_back(buffer);
+                self.connections[index].stage = Stage::Flushing { receiving: false, close };
+            }
+            Stage::Client(stream) => self.stream_received(stream, buffer),
+            Stage::Free | Stage::Closing => self.driver.give_back(buffer),
         }
     }
 
     /// Lets the connection's machine read what came, and gathers the replies.
     #[inline]
-    fn converse(&mut self, sock: Sock, buffer: Option<&Buffer>) -> Next {
-        let Self { driver, sites, served, connections, pending, tally, out, now, clock, .. } = self;
-        let Connection { conn, listener, gathered, last, prepaid, .. } =
+    pub(super) fn converse(&mut self, sock: Sock, buffer: Option<&Buffer>) -> Next {
+        let (draining, ready) = (self.is_draining(), self.order == Order::Serve);
+        let Self { driver, sites, served, connections, tally, out, now, clock, .. } = self;
+        let Self { functions, runtime, slots, .. } = self;
+        let Connection { conn, listener, last, prepaid, peer, .. } =
             &mut connections[sock.slot() as usize];
         let index = sites.of_listener(usize::from(*listener));
-        let site = sites.all()[index].as_ref();
+        let site = &sites.all()[index];
         let Served { replies, memo } = &mut served[index];
         let mut desk = Desk { index, replies, tally, out, now: *now, clock };
         let now_ms = (*now - self.started).as_millis() as u64;
         let bytes = buffer.map_or(&[][..], |buffer| driver.bytes(buffer));
         let mut input = Input::new(bytes, now_ms);
-        let draining = !matches!(self.order, Order::Serve | Order::Unready);
         if draining {
             conn.drain();
         }
@@ -423,6 +380,8 @@ impl<D: Driver> Thread<D> {
             let talk = Talk { one, site, conn, memo, prepaid, now_ms };
             return armed::converse(talk, &mut input, &mut desk);
         }
+        // The handler whose request's body is being read.
+        let mut started: Option<Started> = None;
         loop {
             let (after, why) = match conn.next(site, memo, &mut input) {
                 Event::Prepared { variant, count, after, method, .. } => {
@@ -430,45 +389,75 @@ impl<D: Driver> Thread<D> {
                     desk.prepared(variant, method, count);
                     (after, Closed::Reply)
                 }
+                Event::More | Event::Wait if started.is_some() => {
+                    let Some(handler) = started.take() else { continue };
+                    match handler.poll(runtime, slots) {
+                        Polled::Whole(about, response) => {
+                            desk.reply(&about, response, conn.reply_context(site));
+                            (conn.replied(site, false, now_ms), Closed::Reply)
+                        }
+                        Polled::Later(task, later) => return self.later(sock, task, *later),
+                    }
+                }
                 Event::More => {
                     let last = draining && !desk.out.is_empty() && conn.phase() == Phase::Idle;
                     return if last { Next::Close(Closed::Drain) } else { Next::Receive };
                 }
                 Event::Refuse(refusal) => {
-                    *gathered = None;
+                    if let Some(handler) = started.take() {
+                        handler.give_up(runtime, slots);
+                    }
                     desk.refuse(&refusal);
                     (refusal.after, Closed::Refused)
                 }
                 Event::Answer(answer) => (desk.give(*answer), Closed::Reply),
                 Event::Request(request) => {
-                    let about = About::new(index, &request, desk.now);
-                    let response = match sites.handler(about.handler) {
-                        Handler::Metrics { .. } => {
-                            let ticket = pending.insert(Pending {
-                                sock,
-                                about,
-                                format: wanted_format(&request),
-                                question: None,
-                            });
-                            desk.tally.in_flight(true);
-                            // A body, which nobody wants, or what came behind the request.
-                            conn.keep(memo, &mut input);
-                            return Next::Wait(ticket as u32);
-                        }
-                        Handler::Live => Response::text(200, "alive\n"),
-                        Handler::Ready if self.order == Order::Serve => {
-                            Response::text(200, "ready\n")
-                        }
-                        Handler::Ready => Response::text(503, "draining\n"),
-                        Handler::App(_) if request.body != BodyKind::None => {
-                            let request = ember::Request::of_head(&request);
-                            *gathered = Some(Box::new(Gathered { request, about }));
-                            conn.want_body();
-                            continue;
-                        }
-                        Handler::App(route) => route.call(&ember::Request::of_head(&request)),
+                    let answers = functions.of(request.handler);
+                    let mut about = About {
+                        site: index,
+                        route: request.route,
+                        kind: PathKind::Dynamic,
+                        method: request.method(),
+                        since: desk.now,
                     };
-                    desk.reply(&about, &response, conn.reply_context(site));
+                    let at_once = match answers {
+                        Answers::Live => Some((200, "alive\n")),
+                        Answers::Ready if ready => Some((200, "ready\n")),
+                        Answers::Ready => Some((503, "draining\n")),
+                        Answers::By { .. } => None,
+                    };
+                    let response = match (at_once, answers.function(about.method)) {
+                        (Some((status, text)), _) => Response::text(status, text),
+                        // The protocol lets no other method through.
+                        (None, None) => Response::new(405),
+                        (None, Some((kind, function))) => {
+                            about.kind = kind;
+                            let task = runtime.reserve();
+                            let has_body = request.body != BodyKind::None;
+                            let feed = has_body.then(|| BodyFeed::new(task));
+                            let request = Request::of_head(&request, site, task, feed.clone());
+                            let cell = request.peer_cell();
+                            if let Some(peer) = peer {
+                                cell.set(Some(PeerAddr::clone(peer)));
+                            }
+                            let mut slot = slots.take(functions, function);
+                            slot.start(request);
+                            let handler = Started { task, about, function, slot, feed, peer: cell };
+                            if has_body {
+                                // What has come of the body is read before the handler looks.
+                                started = Some(handler);
+                                continue;
+                            }
+                            match handler.poll(runtime, slots) {
+                                Polled::Whole(_, response) => response,
+                                Polled::Later(task, later) => {
+                                    conn.keep(memo, &mut input);
+                                    return self.later(sock, task, *later);
+                                }
+                            }
+                        }
+                    };
+                    desk.reply(&about, response, conn.reply_context(site));
                     (conn.replied(site, false, now_ms), Closed::Reply)
                 }
                 Event::Continue => {
@@ -476,24 +465,34 @@ impl<D: Driver> Thread<D> {
                     continue;
                 }
                 Event::Body(bytes) => {
-                    if let Some(gathered) = gathered {
-                        gathered.request.push_body(bytes);
+                    if let Some(Started { feed: Some(feed), .. }) = &started {
+                        feed.push(bytes);
                     }
                     continue;
                 }
                 Event::BodyEnd => {
-                    let Some(Gathered { request, about }) = gathered.take().map(|it| *it) else {
-                        continue;
-                    };
-                    let response = match sites.handler(about.handler) {
-                        Handler::App(route) => route.call(&request),
-                        _ => unreachable!("bodies are gathered for applications alone"),
-                    };
-                    desk.reply(&about, &response, conn.reply_context(site));
-                    (conn.replied(site, false, now_ms), Closed::Reply)
+                    let Some(mut handler) = started.take() else { continue };
+                    if let Some(feed) = handler.feed.take() {
+                        feed.end();
+                    }
+                    match handler.poll(runtime, slots) {
+                        Polled::Whole(about, response) => {
+                            desk.reply(&about, response, conn.reply_context(site));
+                            (conn.replied(site, false, now_ms), Closed::Reply)
+                        }
+                        Polled::Later(task, later) => {
+                            conn.keep(memo, &mut input);
+                            return self.later(sock, task, *later);
+                        }
+                    }
                 }
-                Event::Wait => unreachable!("a connection that waits is not received from"),
-                Event::Close => return Next::Close(Closed::Reply),
+                Event::Wait => unreachable!("a connection that waits is not conversed with"),
+                Event::Close => {
+                    if let Some(handler) = started.take() {
+                        handler.give_up(runtime, slots);
+                    }
+                    return Next::Close(Closed::Reply);
+                }
             };
             match after {
                 After::Open => {}
@@ -503,9 +502,15 @@ impl<D: Driver> Thread<D> {
         }
     }
 
+    /// Keeps a request whose handler has suspended, or whose reply is made while it goes out.
+    fn later(&mut self, sock: Sock, id: TaskId, later: Later) -> Next {
+        self.add_task(id, Task::of(sock, later));
+        Next::Wait(id)
+    }
+
     /// Does what a conversation has come to.
     #[inline]
-    fn proceed(&mut self, sock: Sock, next: Next) {
+    pub(super) fn proceed(&mut self, sock: Sock, next: Next) {
         let payload = self.out.take();
         if payload.is_none() {
             // What was received came behind whatever was sent before.
@@ -529,17 +534,14 @@ impl<D: Driver> Thread<D> {
                     None => self.begin(sock),
                 }
             }
-            Next::Wait(ticket) => {
-                self.connections[sock.slot() as usize].stage = Stage::Dispatched(ticket);
-                match payload {
-                    // Replies to what was pipelined before it; the handler starts when they are out.
-                    Some(payload) => {
-                        let write = self.write_ticks(sock);
-                        self.set_deadline(sock, write);
-                        self.send(sock, payload, Then::Nothing);
-                    }
-                    None => self.start(ticket as usize),
+            Next::Wait(task) => {
+                self.connections[sock.slot() as usize].stage = Stage::Dispatched(task);
+                self.wheel_remove(sock);
+                if let Some(payload) = payload {
+                    // Replies to what was pipelined before it.
+                    self.send_before(task, payload);
                 }
+                self.settle_in(task);
             }
             Next::Close(reason) => {
                 let after = self.write_ticks(sock);
@@ -560,25 +562,17 @@ impl<D: Driver> Thread<D> {
         }
     }
 
-    fn set_closing(&mut self, sock: Sock, stage: Stage, reason: Closed, after: Tick) {
+    pub(super) fn set_closing(&mut self, sock: Sock, stage: Stage, reason: Closed, after: Tick) {
         let connection = &mut self.connections[sock.slot() as usize];
         connection.stage = stage;
         connection.closed = reason;
         self.set_deadline(sock, after);
     }
 
-    fn set_deadline(&mut self, sock: Sock, after: Tick) {
-        let deadline = self.tick_now() + after;
-        let connection = &mut self.connections[sock.slot() as usize];
-        connection.deadline = deadline;
-        connection.wakes = deadline;
-        self.wheel.set(sock.slot(), deadline);
-    }
-
     /// The deadline that holds while the connection receives. It moves with every request; the
     /// entry in the wheel only where the new deadline is earlier.
     #[inline]
-    fn extend_deadline(&mut self, sock: Sock, sending: bool) {
+    pub(super) fn extend_deadline(&mut self, sock: Sock, sending: bool) {
         let (now, now_ms) = (self.tick_now(), self.now_ms());
         let connection = &mut self.connections[sock.slot() as usize];
         let site = self.sites.site_of(usize::from(connection.listener));
@@ -595,7 +589,7 @@ impl<D: Driver> Thread<D> {
     }
 
     #[inline]
-    fn send(&mut self, sock: Sock, payload: Payload, then: Then) {
+    pub(super) fn send(&mut self, sock: Sock, payload: Payload, then: Then) {
         let now_ms = self.now_ms();
         self.connections[sock.slot() as usize].outflow.begin(payload.len(), now_ms);
         if let Err(Full(payload)) = self.driver.send(sock, payload, then) {
@@ -625,7 +619,9 @@ impl<D: Driver> Thread<D> {
         let connection = &mut self.connections[sock.slot() as usize];
         connection.outflow.end();
         match connection.stage {
-            Stage::Dispatched(ticket) => self.start(ticket as usize),
+            Stage::Dispatched(task) => self.task_sent(task),
+            Stage::Flushing { receiving, close } => self.flushed(sock, receiving, close),
+            Stage::Client(stream) => self.stream_sent(stream, sock),
             Stage::Lingering { .. } => {
                 let linger = self.linger_ticks(sock);
                 self.set_deadline(sock, linger);
@@ -647,6 +643,18 @@ impl<D: Driver> Thread<D> {
 
     fn ended(&mut self, sock: Sock) {
         let connection = &mut self.connections[sock.slot() as usize];
+        match connection.stage {
+            Stage::Dispatched(task) => return self.task_ended(task, sock),
+            Stage::Flushing { close: false, .. } => {
+                connection.conn.handle_eof();
+                connection.stage = Stage::Flushing { receiving: false, close: false };
+                return;
+            }
+            Stage::Client(stream) => {
+                return self.runtime.stream_event(stream, StreamEvent::Ended);
+            }
+            _ => {}
+        }
         if connection.stage == Stage::Open {
             let idle = connection.conn.phase() == Phase::Idle;
             connection.closed = if idle { Closed::Peer } else { Closed::Truncated };
@@ -656,7 +664,10 @@ impl<D: Driver> Thread<D> {
         self.driver.close(sock);
     }
 
-    fn failed(&mut self, sock: Sock, op: Op, _error: Errno) {
+    fn failed(&mut self, sock: Sock, op: Op, error: Errno) {
+        if let Stage::Client(stream) = self.connections[sock.slot() as usize].stage {
+            return self.stream_failed(stream, sock, error);
+        }
         let connection = &mut self.connections[sock.slot() as usize];
         if matches!(op, Op::Send | Op::SendZc)
             && let Some(variant) = connection.last
@@ -670,13 +681,13 @@ impl<D: Driver> Thread<D> {
             let route = self.sites.all()[site].variant(variant).route();
             self.tally.send_failed(site, route, chain);
         }
-        if let Stage::Dispatched(ticket) = connection.stage {
-            self.forget(ticket as usize);
+        if let Stage::Dispatched(task) = connection.stage {
+            self.cancel(task);
         }
         self.close(sock, Closed::Reset);
     }
 
-    fn close(&mut self, sock: Sock, reason: Closed) {
+    pub(super) fn close(&mut self, sock: Sock, reason: Closed) {
         let connection = &mut self.connections[sock.slot() as usize];
         connection.stage = Stage::Closing;
         connection.closed = reason;
@@ -686,15 +697,20 @@ impl<D: Driver> Thread<D> {
 
     fn closed(&mut self, sock: Sock) {
         let connection = &mut self.connections[sock.slot() as usize];
-        let (listener, reason) = (usize::from(connection.listener), connection.closed);
+        let (listener, reason) = (connection.listener, connection.closed);
         let unread = connection.prepaid == Prepaid::Begun;
-        *connection = Connection::free();
+        let stage = std::mem::replace(connection, Connection::free()).stage;
         self.wheel.remove(sock.slot());
-        self.open -= 1;
-        self.tally.closed(listener, reason);
-        if unread && let Some(one) = self.sites.one_reply(listener) {
+        if let Stage::Client(stream) = stage {
+            self.stream_closed(stream);
+        }
+        if listener != NO_LISTENER {
+            self.open -= 1;
+            self.tally.closed(usize::from(listener), reason);
+        }
+        if unread && let Some(one) = self.sites.one_reply(usize::from(listener)) {
             // Its reply went out all the same.
-            let site = self.sites.of_listener(listener);
+            let site = self.sites.of_listener(usize::from(listener));
             self.tally.armed(&one.key(site, None), one.len(&self.sites.all()[site]));
         }
         if !self.paused.is_empty() {
@@ -709,94 +725,18 @@ impl<D: Driver> Thread<D> {
         self.paused_until.get_or_insert(self.now + ACCEPT_RETRY);
     }
 
-    /// Begins to answer a request whose handler answers later.
-    fn start(&mut self, ticket: usize) {
-        let Some(pending) = self.pending.get(ticket) else { return };
-        self.wheel.remove(pending.sock.slot()); // no limit of ours while the handler works
-        match self.sites.handler(pending.about.handler) {
-            Handler::Metrics { allow } if !allow.is_empty() => self.driver.peer(pending.sock),
-            Handler::Metrics { .. } => self.ask_scribe(ticket),
-            Handler::Live | Handler::Ready | Handler::App(_) => {
-                unreachable!("these answer at once")
-            }
+    fn connected(&mut self, sock: Sock) {
+        match self.connections[sock.slot() as usize].stage {
+            Stage::Client(stream) => self.runtime.stream_event(stream, StreamEvent::Connected),
+            _ => self.driver.close(sock),
         }
     }
 
-    fn peer(&mut self, sock: Sock, address: io::Result<PeerAddr>) {
-        let Stage::Dispatched(ticket) = self.connections[sock.slot() as usize].stage else {
-            return;
-        };
-        let Some(pending) = self.pending.get(ticket as usize) else { return };
-        let Handler::Metrics { allow } = self.sites.handler(pending.about.handler) else { return };
-        let allowed = match address {
-            // Who can open the socket's file may ask; its permissions say who that is.
-            Ok(PeerAddr::Unix) => true,
-            Ok(PeerAddr::Inet(address)) => {
-                let address = address.ip().to_canonical();
-                allow.iter().any(|net| net.contains(&address))
-            }
-            Err(_) => false,
-        };
-        if allowed {
-            self.ask_scribe(ticket as usize);
-        } else {
-            self.answer(ticket as usize, &Response::text(403, "not for this address\n"));
-        }
-    }
-
-    fn ask_scribe(&mut self, ticket: usize) {
-        let Some(pending) = self.pending.get_mut(ticket) else { return };
-        self.questions = self.questions.wrapping_add(1);
-        pending.question = Some(self.questions);
-        let (at, question, format) = (ticket, self.questions, pending.format);
-        if !self.scribe.ask(Ticket { at, question }, format, &self.mailbox) {
-            let busy = Response::text(503, "too many scrapes at a time\n");
-            self.answer(ticket, &busy.header("Retry-After", "1"));
-        }
-    }
-
-    /// Sends a handler's reply and goes on with what came behind the request.
-    fn answer(&mut self, ticket: usize, response: &Response) {
-        let Some(Pending { sock, about, .. }) = self.forget(ticket) else { return };
-        let draining = !matches!(self.order, Order::Serve | Order::Unready);
-        let now_ms = self.now_ms();
-        let Self { sites, served, connections, tally, out, now, clock, .. } = self;
-        let site = sites.all()[about.site].as_ref();
-        let replies = &mut served[about.site].replies;
-        let connection = &mut connections[sock.slot() as usize];
-        if draining {
-            connection.conn.drain();
-        }
-        let mut desk = Desk { index: about.site, replies, tally, out, now: *now, clock };
-        desk.reply(&about, response, connection.conn.reply_context(site));
-        connection.last = None;
-        let why = if draining { Closed::Drain } else { Closed::Reply };
-        let next = match connection.conn.replied(site, false, now_ms) {
-            After::Close => Next::Close(why),
-            After::Linger => Next::Linger(why),
-            After::Open => {
-                connection.wakes = Tick::MAX; // it is not in the wheel
-                self.converse(sock, None)
-            }
-        };
-        self.proceed(sock, next);
-    }
-
-    fn forget(&mut self, ticket: usize) -> Option<Pending> {
-        let pending = self.pending.try_remove(ticket)?;
-        self.tally.in_flight(false);
-        Some(pending)
+    pub(super) fn is_draining(&self) -> bool {
+        !matches!(self.order, Order::Serve | Order::Unready)
     }
 
     fn woken(&mut self) {
-        for Scrape { ticket, format, text } in self.mailbox.take() {
-            // The place may have been given anew when its connection broke, perhaps to somebody
-            // who may not ask.
-            let asked = self.pending.get(ticket.at).and_then(|pending| pending.question);
-            if asked == Some(ticket.question) {
-                self.answer(ticket.at, &metrics_response(format, text));
-            }
-        }
         let order = self.seat.order();
         if order != self.order {
             let began = matches!(self.order, Order::Serve | Order::Unready);
@@ -810,34 +750,8 @@ impl<D: Driver> Thread<D> {
     }
 }
 
-impl Connection {
-    fn free() -> Self {
-        Connection {
-            conn: Conn::new(0),
-            sock: None,
-            listener: 0,
-            stage: Stage::Free,
-            outflow: Outflow::default(),
-            deadline: 0,
-            wakes: 0,
-            closed: Closed::Peer,
-            last: None,
-            prepaid: Prepaid::No,
-            gathered: None,
-        }
-    }
-}
-
 /// Milliseconds in ticks, rounded up; at least one.
-fn ticks_of(ms: u32) -> Tick {
+pub(super) fn ticks_of(ms: u32) -> Tick {
     let ticks = u64::from(ms).div_ceil(TICK_MS).max(1);
     Tick::try_from(ticks).unwrap_or(Tick::MAX / 4).min(Tick::MAX / 4)
-}
-
-fn metrics_response(format: Format, text: Vec<u8>) -> Response {
-    Response::new(200)
-        .header("Content-Type", format.content_type())
-        .header("Cache-Control", "no-store")
-        .header("Vary", "Accept")
-        .body(text)
 }

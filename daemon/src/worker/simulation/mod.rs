@@ -15,13 +15,15 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ember::rt::Runtime;
 use ember_affinity::WorkerPlan;
 use ember_metrics::{Family, Names, Pages};
 use ember_uring::{Completion, Driver as _, ListenerId, Options, Sim, SimNet, SimOptions};
 
 use self::client::{APART_BYTES, Client, LARGE_BYTES, METRICS, Random, SMALL, World};
 use super::clock::{Clock, Simulated};
-use super::scribe::{Job, Mailbox, Scrape, Scribe};
+use super::functions::{Functions, Services};
+use super::scribe::{Job, Scribe};
 use super::site::Sites;
 use super::tally::Tally;
 use super::thread::{Parts, Thread};
@@ -62,7 +64,8 @@ fn config(requests_max: usize) -> Config {
     let (large, apart) = ("l".repeat(LARGE_BYTES), "a".repeat(APART_BYTES));
     let text = format!(
         "limits = {{ max_requests = {requests_max}, header_timeout = \"60s\", \
-             idle_timeout = \"60s\", body_timeout = \"60s\", min_body_rate = 0 }}\n\
+             idle_timeout = \"60s\", body_timeout = \"60s\", \
+             half_close_timeout = \"60s\", min_body_rate = 0 }}\n\
          [[listener]]\nname = \"web\"\naddress = \"127.0.0.1:1\"\n\
          [[listener]]\nname = \"beacon\"\naddress = \"127.0.0.1:2\"\nreply = {{ status = 204 }}\n\
          [[prepared]]\npath = \"/small\"\nbody = \"{SMALL}\"\n\
@@ -79,6 +82,7 @@ fn config(requests_max: usize) -> Config {
 /// One generation: a worker's thread and the network around it.
 struct Server {
     thread: Thread<Sim>,
+    runtime: Runtime,
     net: SimNet,
     listeners: [ListenerId; 2],
     clock: Rc<Simulated>,
@@ -104,7 +108,7 @@ impl Server {
         let clock = Simulated::new(net.clone(), WALL);
         let (mut seat, order) = Seat::alone().unwrap();
         let waker = driver.waker();
-        let mailbox = Mailbox::new({
+        let runtime = Runtime::new({
             let waker = waker.clone();
             move || waker.wake()
         });
@@ -114,8 +118,8 @@ impl Server {
         let parts = Parts {
             sites: Arc::clone(&setting.sites),
             tally: Tally::new(page, setting.names.clone(), 0, &plan, &setting.sites),
-            scribe,
-            mailbox,
+            functions: Arc::new(Functions::new(&setting.sites, &Services { scribe })),
+            runtime: runtime.clone(),
             seat,
             listeners: vec![(listeners[0], 0), (listeners[1], 1)],
             sockets_max: options.sockets_max as usize,
@@ -123,6 +127,7 @@ impl Server {
         };
         Server {
             thread: Thread::new(driver, parts).unwrap(),
+            runtime,
             net,
             listeners,
             clock,
@@ -137,12 +142,15 @@ impl Server {
     /// A turn of the thread, and now and then an answer of the scribe, in any order. Time may leap
     /// where nothing is due but the end of a drain, and there the scribe answers at once.
     fn turn(&mut self, leaving: bool, random: &mut Random) {
+        let entered = self.runtime.enter();
         self.thread.turn(&mut self.done).unwrap();
+        drop(entered);
         self.unanswered.extend(self.questions.try_iter());
         if !self.unanswered.is_empty() && (leaving || random.chance(500)) {
             let at = random.below(self.unanswered.len());
-            let (ticket, format, mailbox) = self.unanswered.swap_remove(at);
-            mailbox.put(Scrape { ticket, format, text: METRICS.into() });
+            let (_, asker) = self.unanswered.swap_remove(at);
+            // The one who asked may have gone.
+            let _ = asker.send(METRICS.into());
         }
     }
 

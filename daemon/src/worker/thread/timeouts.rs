@@ -6,7 +6,7 @@ use ember_uring::{Delivery, Driver, Errno, Sock, Then};
 use super::super::outflow::Verdict;
 use super::super::tally::Closed;
 use super::super::timers::Tick;
-use super::{Stage, Thread, ticks_of};
+use super::{NO_LISTENER, Stage, Thread, ticks_of};
 use crate::boot::Order;
 
 impl<D: Driver> Thread<D> {
@@ -21,7 +21,7 @@ impl<D: Driver> Thread<D> {
             if connection.deadline > now {
                 connection.wakes = connection.deadline;
                 self.wheel.set(slot, connection.deadline);
-            } else if connection.outflow.is_open() {
+            } else if connection.outflow.is_open() && connection.listener != NO_LISTENER {
                 // A silent send may be out or stuck.
                 connection.wakes = Tick::MAX; // it is not in the wheel
                 self.driver.delivery(sock);
@@ -57,8 +57,8 @@ impl<D: Driver> Thread<D> {
         match (verdict, stage) {
             (Verdict::Going(ms), _) => self.set_deadline(sock, ticks_of(ms)),
             (Verdict::Stalled, _) => {
-                if let Stage::Dispatched(ticket) = stage {
-                    self.forget(ticket as usize);
+                if let Stage::Dispatched(task) = stage {
+                    self.cancel(task);
                 }
                 self.close(sock, Closed::Timeout);
             }
@@ -80,43 +80,54 @@ impl<D: Driver> Thread<D> {
                 let linger = self.linger_ticks(sock);
                 self.set_deadline(sock, linger);
             }
+            (Verdict::Out { .. }, Stage::Dispatched(_) | Stage::Flushing { .. }) => {
+                let write = self.write_ticks(sock);
+                self.set_deadline(sock, write);
+            }
             (Verdict::Out { .. }, _) => self.timed_out(sock),
         }
     }
 
     fn timed_out(&mut self, sock: Sock) {
-        let now_ms = self.now_ms();
         let connection = &mut self.connections[sock.slot() as usize];
         match connection.stage {
-            Stage::Open => {
-                let idle = connection.conn.phase() == Phase::Idle;
-                let served = connection.conn.served() > 0;
-                let index = self.sites.of_listener(usize::from(connection.listener));
-                let site = &self.sites.all()[index];
-                let refusal = connection.conn.handle_timeout(site, now_ms);
-                let one = self.sites.one_reply(usize::from(connection.listener)).is_some();
-                // Where there is but one reply nothing else is ever said.
-                match refusal.filter(|_| !one) {
-                    Some(refusal) => {
-                        let len =
-                            self.served[index].replies.push(refusal.variant, 1, &mut self.out);
-                        self.tally.refused(&refusal, len, 0);
-                        let stage = Stage::Lingering { receiving: true };
-                        let linger = self.linger_ticks(sock);
-                        self.set_closing(sock, stage, Closed::Timeout, linger);
-                        if let Some(payload) = self.out.take() {
-                            self.send(sock, payload, Then::Shutdown);
-                        }
-                    }
-                    None if idle && served => self.close(sock, Closed::Idle),
-                    None => self.close(sock, Closed::Timeout),
-                }
-            }
+            Stage::Open => self.refuse_for_time(sock, true),
+            Stage::Dispatched(task) => self.task_timed_out(task, sock),
+            Stage::Flushing { .. } => self.close(sock, Closed::Timeout),
+            // Its handle was dropped, and its peer does not read.
+            Stage::Client(_) => self.driver.close(sock),
             Stage::Closing | Stage::Lingering { .. } => {
                 connection.stage = Stage::Closing;
                 self.driver.close(sock);
             }
-            Stage::Free | Stage::Dispatched(_) => {}
+            Stage::Free => {}
+        }
+    }
+
+    /// What was to come has not come in time: says so where a request has begun.
+    pub(in super::super) fn refuse_for_time(&mut self, sock: Sock, receiving: bool) {
+        let now_ms = self.now_ms();
+        let connection = &mut self.connections[sock.slot() as usize];
+        let idle = connection.conn.phase() == Phase::Idle;
+        let served = connection.conn.served() > 0;
+        let index = self.sites.of_listener(usize::from(connection.listener));
+        let site = &self.sites.all()[index];
+        let refusal = connection.conn.handle_timeout(site, now_ms);
+        let one = self.sites.one_reply(usize::from(connection.listener)).is_some();
+        // Where there is but one reply nothing else is ever said.
+        match refusal.filter(|_| !one) {
+            Some(refusal) => {
+                let len = self.served[index].replies.push(refusal.variant, 1, &mut self.out);
+                self.tally.refused(&refusal, len, 0);
+                let stage = Stage::Lingering { receiving };
+                let linger = self.linger_ticks(sock);
+                self.set_closing(sock, stage, Closed::Timeout, linger);
+                if let Some(payload) = self.out.take() {
+                    self.send(sock, payload, Then::Shutdown);
+                }
+            }
+            None if idle && served => self.close(sock, Closed::Idle),
+            None => self.close(sock, Closed::Timeout),
         }
     }
 

@@ -1,0 +1,94 @@
+//! Example programs, started as their users would start them.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(unreachable_pub, reason = "a module of test programs")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The running example; it ends with this value.
+pub struct Example {
+    child: Child,
+    address: String,
+    _state: tempfile::TempDir,
+}
+
+impl Example {
+    /// Starts an example of this package.
+    pub fn start(name: &str) -> Example {
+        let state = tempfile::tempdir().unwrap();
+        let mut child = Command::new(program(name))
+            .args(["--listen", "127.0.0.1:0", "--workers", "1", "--threads", "1"])
+            .env("EMBERD_STATE_DIR", state.path())
+            .env("EMBERD_LIMITS_HALF_CLOSE_TIMEOUT", "200ms")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut address = None;
+        for line in lines.by_ref().map_while(Result::ok) {
+            if let Some((_, rest)) = line.split_once("listening on http://") {
+                address = rest.split_whitespace().next().map(str::to_owned);
+            }
+            if line.contains("ready in") {
+                break;
+            }
+        }
+        std::thread::spawn(move || lines.for_each(drop)); // the pipe must not fill up
+        Example { child, address: address.expect("a listening line"), _state: state }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+    }
+
+    /// Sends pieces one after the other and reads until the connection ends.
+    pub fn ask(&self, pieces: &[&str]) -> String {
+        let mut stream = self.connect();
+        for piece in pieces {
+            stream.write_all(piece.as_bytes()).unwrap();
+        }
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        said
+    }
+}
+
+impl Example {
+    /// Waits until the metrics have this text.
+    pub fn wait_for(&self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let metrics =
+                self.ask(&["GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"]);
+            if metrics.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {text} in\n{metrics}");
+        }
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-INT", &pid]).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// Cargo builds the examples of a package before its tests run.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name)
+}
+
+/// The bytes of a request.
+pub fn request(line: &str, fields: &str, body: &str) -> String {
+    format!("{line} HTTP/1.1\r\nHost: test\r\n{fields}\r\n{body}")
+}
