@@ -2,10 +2,12 @@
 CARGO ?= cargo
 RUN_ARGS ?=
 BENCH_ARGS ?=
+SECONDS ?= 300
+FUZZ_TARGETS ?= connection head chunked
 SEEDS ?= 20000
 SEED ?=
 
-.PHONY: help run build test sim check docs setup setup-test setup-bench setup-bench-full bench bench-full \
+.PHONY: help run build test fuzz sim check docs setup setup-test setup-bench setup-bench-full bench bench-full \
 	bench-build deb try-deb tarball clean
 
 help: ## this list
@@ -26,6 +28,16 @@ test: setup-test ## set up and run every check and every test
 sim: setup-test ## the worker and the drivers under SEEDS=n seeds, or under the one of SEED=n
 	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test -p ember-uring --test sim
 	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test -p emberd --lib worker::simulation
+
+fuzz: setup ## fuzz the protocol, SECONDS of them for each target (300), from the kept corpus
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	@mkdir -p target/fuzz
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz/$$target && \
+		(cd http && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target ../target/fuzz/$$target \
+			fuzz/corpus/$$target -- -max_total_time=$(SECONDS) -max_len=4096 -timeout=20 \
+			-print_final_stats=1) || exit 1; \
+	done
 
 check: setup ## format and lints alone, as a quick look before a commit
 	$(CARGO) fmt --all --check
