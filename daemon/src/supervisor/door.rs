@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 
 use crate::config::LogLevel;
@@ -200,8 +200,9 @@ impl Door {
     fn welcome(&mut self, stream: UnixStream) {
         // The mode of the file keeps others out; where it was changed, this does.
         let user = nix::unistd::geteuid().as_raw();
+        // A peer outside this PID namespace has the number 0, and is as good as any.
         let allowed =
-            socket_peercred(&stream).is_ok_and(|peer| [0, user].contains(&peer.uid.as_raw()));
+            getsockopt(&stream, PeerCredentials).is_ok_and(|peer| [0, user].contains(&peer.uid()));
         if !allowed || self.clients.len() == CLIENTS_MAX || stream.set_nonblocking(true).is_err() {
             return;
         }

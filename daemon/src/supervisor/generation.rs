@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use tracing::debug;
 
 use super::child;
@@ -233,6 +234,14 @@ impl Worker {
     pub(crate) fn pid(&self) -> Option<u32> {
         match &self.state {
             State::Running(running) => Some(running.process.pid()),
+            _ => None,
+        }
+    }
+
+    /// The number of its process, while it has one of its own.
+    pub(crate) fn child(&self) -> Option<Pid> {
+        match &self.state {
+            State::Running(running) => running.process.child(),
             _ => None,
         }
     }

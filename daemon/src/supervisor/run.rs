@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 use super::change::Change;
 use super::child::Serve;
@@ -271,11 +272,21 @@ impl Supervisor {
             .iter()
             .flat_map(|it| (0..it.workers.len()).map(move |at| (it.number, at)))
             .collect();
-        for (number, at) in workers {
-            self.bury(number, at)?;
+        loop {
+            for (number, at) in &workers {
+                self.bury(*number, *at)?;
+            }
+            let running = self.generations.iter().flat_map(|it| &it.workers);
+            let running: Vec<Pid> = running.filter_map(Worker::child).collect();
+            let probe = self.probe.as_ref().and_then(Probe::child);
+            let ours: Vec<Pid> = running.iter().copied().chain(probe).collect();
+            // A worker that has ended since is buried in the next round; a probe says itself
+            // how it went.
+            match spawn::reap_strangers(&ours) {
+                Some(pid) if running.contains(&pid) => {}
+                _ => return Ok(()),
+            }
         }
-        spawn::reap_strangers();
-        Ok(())
     }
 
     /// Takes note of a worker's end, if it has come, and decides what follows.

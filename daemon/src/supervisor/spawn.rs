@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -186,6 +186,14 @@ impl Process {
         }
     }
 
+    /// The number of the process of its own that it has.
+    pub(crate) fn child(&self) -> Option<Pid> {
+        match self {
+            Self::Child(pid) => Some(*pid),
+            Self::Thread(_) => None,
+        }
+    }
+
     /// Its process number.
     pub(crate) fn pid(&self) -> u32 {
         match self {
@@ -217,12 +225,17 @@ impl Ending {
 }
 
 /// As process 1 of a container: takes note of the ends of orphans, so that they do not stay as
-/// zombies. The workers have been looked at before.
-pub(crate) fn reap_strangers() {
+/// zombies. Stops at a process of our own, whose end others take note of, and gives its number.
+pub(crate) fn reap_strangers(ours: &[Pid]) -> Option<Pid> {
     if std::process::id() != 1 {
-        return;
+        return None;
     }
-    while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
-    {
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    loop {
+        let ended = waitid(Id::All, peek).ok()?.pid()?;
+        if ours.contains(&ended) {
+            return Some(ended);
+        }
+        waitpid(ended, Some(WaitPidFlag::WNOHANG)).ok()?;
     }
 }

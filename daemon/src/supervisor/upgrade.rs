@@ -182,6 +182,13 @@ pub(super) fn role(check: impl FnOnce() -> Result<(), String>) -> io::Result<Rol
     Ok(Role::Probed)
 }
 
+impl Probe {
+    /// The new program's process number.
+    pub(super) fn child(&self) -> Option<Pid> {
+        self.process.child()
+    }
+}
+
 impl Supervisor {
     /// Lets the program that is in the file system now show what it can.
     pub(super) fn upgrade(&mut self, by: &str, client: Option<ClientId>) {
