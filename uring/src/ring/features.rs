@@ -118,7 +118,8 @@ pub(super) fn avoids(avoid: &[String], name: &str) -> bool {
     avoid.iter().any(|avoided| avoided == name)
 }
 
-fn restrictions() -> Vec<Restriction> {
+/// What a restricted ring takes.
+pub(super) fn restrictions() -> Vec<Restriction> {
     let operations = [
         opcode::AcceptMulti::CODE,
         opcode::Recv::CODE,

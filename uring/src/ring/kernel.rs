@@ -371,3 +371,51 @@ const REGIONS_MAX: u32 = 16;
 
 /// How long the kernel's submitting thread spins before it sleeps.
 const SQPOLL_IDLE_MS: u32 = 20;
+
+#[cfg(test)]
+mod tests {
+    use io_uring::{IoUring, opcode, squeue, types};
+
+    use super::super::features::restrictions;
+
+    /// A ring that allows what the driver does.
+    fn restricted() -> Option<IoUring> {
+        let ring = IoUring::builder().setup_r_disabled().build(8).unwrap();
+        if let Err(error) = ring.submitter().register_restrictions(&mut restrictions()) {
+            println!("skipped: this kernel restricts no ring: {error}");
+            return None;
+        }
+        ring.submitter().register_enable_rings().unwrap();
+        Some(ring)
+    }
+
+    fn result_of(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
+        // SAFETY: the entries of this test name no memory of this process but a constant text.
+        unsafe { ring.submission().push(entry) }.unwrap();
+        ring.submit_and_wait(1).unwrap();
+        ring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn a_restricted_ring_opens_nothing_makes_no_socket_and_registers_no_file() {
+        let Some(mut ring) = restricted() else { return };
+        let root = c"/".as_ptr();
+        let here = types::Fd(libc::AT_FDCWD);
+        let refused = [
+            ("openat", opcode::OpenAt::new(here, root).build()),
+            ("unlinkat", opcode::UnlinkAt::new(here, root).build()),
+            ("mkdirat", opcode::MkDirAt::new(here, root).build()),
+            ("socket", opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build()),
+            ("splice", opcode::Splice::new(types::Fd(0), -1, types::Fd(1), -1, 0).build()),
+            ("nop", opcode::Nop::new().build()),
+        ];
+        for (name, entry) in refused {
+            assert_eq!(result_of(&mut ring, &entry), -libc::EACCES, "{name}");
+        }
+        let registered = ring.submitter().register_eventfd(0).unwrap_err();
+        assert_eq!(registered.raw_os_error(), Some(libc::EACCES));
+        // What the driver does is answered by the operation itself.
+        let shutdown = opcode::Shutdown::new(types::Fd(-1), libc::SHUT_WR).build();
+        assert_eq!(result_of(&mut ring, &shutdown), -libc::EBADF);
+    }
+}
