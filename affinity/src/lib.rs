@@ -6,7 +6,7 @@
 
 mod bind;
 mod cpu_set;
-mod limits;
+pub mod limits;
 pub mod plan;
 pub mod queues;
 pub mod steering;

@@ -1,4 +1,5 @@
-//! Which CPUs the kernel, the container and the boot line leave to this process.
+//! Which CPUs the kernel, the container and the boot line leave to this process, and how much
+//! memory.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +17,12 @@ pub struct Limits {
     pub isolated: CpuSet,
     /// How many CPUs' worth of time the cgroup grants (`cpu.max`, or the v1 quota).
     pub quota_cpus: Option<f64>,
+    /// How much memory the cgroup grants (`memory.max`, or the v1 limit).
+    pub memory_bytes: Option<u64>,
 }
+
+/// Above this a v1 limit is none: the kernel prints the largest number of pages that it knows.
+const MEMORY_UNLIMITED: u64 = 1 << 60;
 
 impl Limits {
     /// Reads them from /proc and /sys below `root`.
@@ -28,7 +34,8 @@ impl Limits {
             allowed: allowed.and_then(|list| list.parse().ok()),
             online: list("sys/devices/system/cpu/online"),
             isolated: list("sys/devices/system/cpu/isolated").unwrap_or_default(),
-            quota_cpus: quota_cpus(root),
+            quota_cpus: of_cgroup(root, "cpu", quota_v1, quota_v2).into_iter().reduce(f64::min),
+            memory_bytes: of_cgroup(root, "memory", memory_v1, memory_v2).into_iter().min(),
         }
     }
 
@@ -47,38 +54,46 @@ impl Limits {
     }
 }
 
+/// What the cgroup grants, in words; none where it grants all.
+pub fn words(limits: &Limits) -> Option<String> {
+    let time = limits.quota_cpus.map(|cpus| format!("{cpus} CPUs' time"));
+    let memory = limits.memory_bytes.map(|bytes| format!("{} MiB of memory", bytes >> 20));
+    let granted: Vec<String> = time.into_iter().chain(memory).collect();
+    (!granted.is_empty()).then(|| format!("the cgroup grants {}", granted.join(" and ")))
+}
+
 fn text(root: &Path, path: &str) -> Option<String> {
     fs::read_to_string(root.join(path)).ok()
 }
 
-/// The tightest CPU quota on the way from this process's cgroup up to the root.
-fn quota_cpus(root: &Path) -> Option<f64> {
-    let groups = text(root, "proc/self/cgroup")?;
-    let mut tightest: Option<f64> = None;
+/// The limits of a controller on the way from this process's cgroup up to the root.
+fn of_cgroup<T>(
+    root: &Path,
+    controller: &str,
+    v1: fn(&Path, &str) -> Option<T>,
+    v2: fn(&Path, &str) -> Option<T>,
+) -> Vec<T> {
+    let groups = text(root, "proc/self/cgroup").unwrap_or_default();
+    let mut limits = Vec::new();
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let version_1 = controllers.split(',').any(|name| name == "cpu");
+        let version_1 = controllers.split(',').any(|name| name == controller);
         if !version_1 && !controllers.is_empty() {
             continue;
         }
-        let mounts: &[&str] = match version_1 {
-            true => &["sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct"],
-            false => &["sys/fs/cgroup", "sys/fs/cgroup/unified"],
+        let mounts = match version_1 {
+            true => [format!("sys/fs/cgroup/{controller}"), format!("sys/fs/cgroup/{controllers}")],
+            false => ["sys/fs/cgroup".to_owned(), "sys/fs/cgroup/unified".to_owned()],
         };
+        let limit = if version_1 { v1 } else { v2 };
         for mount in mounts {
-            for group in Path::new(path.trim_start_matches('/')).ancestors() {
-                let directory = format!("{mount}/{}", group.display());
-                let quota =
-                    if version_1 { quota_v1(root, &directory) } else { quota_v2(root, &directory) };
-                tightest = match (tightest, quota) {
-                    (Some(old), Some(new)) => Some(old.min(new)),
-                    (old, new) => old.or(new),
-                };
-            }
+            let groups = Path::new(path.trim_start_matches('/')).ancestors();
+            let directories = groups.map(|group| format!("{mount}/{}", group.display()));
+            limits.extend(directories.filter_map(|directory| limit(root, &directory)));
         }
     }
-    tightest
+    limits
 }
 
 fn quota_v2(root: &Path, directory: &str) -> Option<f64> {
@@ -91,6 +106,16 @@ fn quota_v1(root: &Path, directory: &str) -> Option<f64> {
     let quota = text(root, &format!("{directory}/cpu.cfs_quota_us"))?;
     let period = text(root, &format!("{directory}/cpu.cfs_period_us"))?;
     ratio(quota.trim(), period.trim())
+}
+
+/// `max` is no number, and none.
+fn memory_v2(root: &Path, directory: &str) -> Option<u64> {
+    text(root, &format!("{directory}/memory.max"))?.trim().parse().ok()
+}
+
+fn memory_v1(root: &Path, directory: &str) -> Option<u64> {
+    let limit = text(root, &format!("{directory}/memory.limit_in_bytes"))?;
+    limit.trim().parse().ok().filter(|bytes| *bytes < MEMORY_UNLIMITED)
 }
 
 /// `max` and -1 stand for "no quota" and read as none.
@@ -136,6 +161,8 @@ mod tests {
                 ("sys/devices/system/cpu/isolated", "4-5\n"),
                 ("sys/fs/cgroup/system.slice/cpu.max", "250000 100000\n"),
                 ("sys/fs/cgroup/system.slice/emberd.service/cpu.max", "max 100000\n"),
+                ("sys/fs/cgroup/system.slice/memory.max", "max\n"),
+                ("sys/fs/cgroup/system.slice/emberd.service/memory.max", "268435456\n"),
             ],
         );
         let limits = Limits::read(&tree.0);
@@ -143,19 +170,26 @@ mod tests {
         assert_eq!(limits.permitted(&machine).to_string(), "0-5");
         assert_eq!(limits.usable(&machine).to_string(), "0-3");
         assert_eq!(limits.quota_cpus, Some(2.5));
+        assert_eq!(limits.memory_bytes, Some(256 << 20));
     }
 
     #[test]
-    fn a_version_1_quota_counts_and_minus_one_is_none() {
+    fn limits_of_version_1_count_and_the_largest_number_is_none() {
         let files = |quota| {
             [
-                ("proc/self/cgroup", "4:cpu,cpuacct:/web\n1:name=systemd:/\n"),
+                ("proc/self/cgroup", "5:memory:/web\n4:cpu,cpuacct:/web\n1:name=systemd:/\n"),
+                ("sys/fs/cgroup/memory/web/memory.limit_in_bytes", "67108864\n"),
+                ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
                 ("sys/fs/cgroup/cpu/web/cpu.cfs_quota_us", quota),
                 ("sys/fs/cgroup/cpu/web/cpu.cfs_period_us", "100000\n"),
             ]
         };
         let tree = Tree::new("v1", &files("150000\n"));
         assert_eq!(Limits::read(&tree.0).quota_cpus, Some(1.5));
+        assert_eq!(Limits::read(&tree.0).memory_bytes, Some(64 << 20));
+        let unlimited = "sys/fs/cgroup/memory/web/memory.limit_in_bytes";
+        fs::write(tree.0.join(unlimited), "9223372036854771712\n").expect("write");
+        assert_eq!(Limits::read(&tree.0).memory_bytes, None);
         let tree = Tree::new("v1-none", &files("-1\n"));
         assert_eq!(Limits::read(&tree.0).quota_cpus, None);
     }

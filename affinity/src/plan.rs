@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::cpu_set::CpuSet;
+use crate::limits::Limits;
 use crate::topology::{Core, Topology};
 
 /// Up to so many CPUs, every hardware thread is used.
@@ -26,6 +27,8 @@ pub struct WorkersConfig {
     pub numa: Numa,
     /// Just these CPUs, every hardware thread of them, isolated and slow ones too.
     pub cpus: Option<CpuSet>,
+    /// Memory that each thread takes before any connection; 0: not known.
+    pub thread_bytes: u64,
 }
 
 /// Which NUMA nodes workers may be on.
@@ -92,7 +95,7 @@ pub fn workers(
         None => by_node(usable_cores(topology, config, nics)?, nics),
     };
     if config.cpus.is_none() && config.threads.is_none() {
-        groups = within_quota(groups, topology.limits().quota_cpus);
+        groups = within(groups, threads_granted(topology.limits(), config.thread_bytes));
     }
     let shares = match config.count {
         Some(count) => share_out(&groups, usize::from(count)),
@@ -219,11 +222,22 @@ fn explicit(topology: &Topology, cpus: &CpuSet) -> Result<Vec<Group>, PlanError>
     Ok(groups)
 }
 
-/// Takes no more cores than the cgroup grants CPU time for: threads beyond it would only be
-/// throttled in the middle of a request.
-fn within_quota(groups: Vec<Group>, quota_cpus: Option<f64>) -> Vec<Group> {
-    let Some(quota) = quota_cpus else { return groups };
-    let mut left = (quota.ceil() as usize).max(1);
+/// What part of the cgroup's memory threads may take for themselves: the rest is for connections,
+/// bodies and whatever handlers keep.
+const THREADS_MEMORY_SHARE: u64 = 2;
+
+/// How many threads the cgroup has time and memory for: more would only be throttled in the
+/// middle of a request, or killed.
+fn threads_granted(limits: &Limits, thread_bytes: u64) -> Option<usize> {
+    let by_time = limits.quota_cpus.map(|quota| quota.ceil() as usize);
+    let by_memory = limits.memory_bytes.filter(|_| thread_bytes > 0);
+    let by_memory = by_memory.map(|bytes| (bytes / THREADS_MEMORY_SHARE / thread_bytes) as usize);
+    by_time.into_iter().chain(by_memory).min().map(|threads| threads.max(1))
+}
+
+/// Takes no more cores than so many.
+fn within(groups: Vec<Group>, threads: Option<usize>) -> Vec<Group> {
+    let Some(mut left) = threads else { return groups };
     let mut kept = Vec::new();
     for mut group in groups {
         group.cores.truncate(left);

@@ -110,7 +110,7 @@ fn cpus_asked_for_by_number_are_used_all() {
         allowed: Some(list("0-27")),
         online: Some(list("0-31")),
         isolated: list("2-3"),
-        quota_cpus: None,
+        ..Limits::default()
     };
     let topology = machine(TWO_NODES).with_limits(limits);
     let config = |cpus| WorkersConfig { cpus: Some(list(cpus)), ..WorkersConfig::default() };
@@ -128,7 +128,7 @@ fn isolated_offline_and_forbidden_cpus_are_left_out() {
         allowed: Some(list("0-23")),
         online: Some(list("0-19,22-31")),
         isolated: list("0-3"),
-        quota_cpus: None,
+        ..Limits::default()
     };
     let topology = machine(TWO_NODES).with_limits(limits.clone());
     assert_eq!(
@@ -153,6 +153,20 @@ fn a_cpu_quota_limits_the_threads() {
     assert_eq!(placed(&topology, &auto, &[]), ["0:0"]);
     let asked = WorkersConfig { threads: Some(4), ..auto };
     assert_eq!(placed(&topology, &asked, &[]), ["0:0,2,1,3"]);
+}
+
+#[test]
+fn a_memory_limit_limits_the_threads() {
+    let config = WorkersConfig { thread_bytes: 8 << 20, ..WorkersConfig::default() };
+    let placed_within = |bytes: u64, quota_cpus| {
+        let limits = Limits { memory_bytes: Some(bytes), quota_cpus, ..Limits::default() };
+        placed(&machine(TWO_NODES).with_limits(limits), &config, &[])
+    };
+    assert_eq!(placed_within(64 << 20, None), ["0:0,2,4,6"]);
+    assert_eq!(placed_within(64 << 20, Some(1.5)), ["0:0,2"], "the tighter one counts");
+    assert_eq!(placed_within(1 << 20, None), ["0:0"], "one there always is");
+    let all = ["0:0,2,4,6,8,10,12,14", "1:16,18,20,22,24,26,28,30"];
+    assert_eq!(placed_within(1 << 40, None), all);
 }
 
 #[test]

@@ -125,6 +125,27 @@ fn the_server_tunes_before_it_listens_and_sees_drift() {
         ip(&format!("link set {NIC} down"));
         wait_until("drift in the metrics", || scrape().contains(&drift(1)));
         assert!(scrape().contains("emberd_tune_drift{key=\"xps\"} 0\n"), "{}", scrape());
+        let status = text(&emberd(state).arg("status").output().expect("emberd"));
+        assert!(status.contains("tuning: drifted: net.core.somaxconn\n"), "{status}");
+        assert!(status.contains("no interrupts of its own to align"), "{status}");
+    });
+}
+
+#[test]
+fn drift_is_seen_after_an_upgrade_and_a_reload_too() {
+    inside("drift_is_seen_after_an_upgrade_and_a_reload_too", |state| {
+        let config = server_config(state, "");
+        let mut server = Server::start(state, &config);
+        server.lines_until("ready in");
+        wait_until("the first look", || scrape().contains(&drift(0)));
+        for (change, value, wanted) in [("upgrade", "128", 1), ("reload", "65535", 0)] {
+            let changed = emberd(state).arg(change).output().expect("emberd");
+            assert!(changed.status.success(), "{changed:?}");
+            fs::write(SOMAXCONN, value).expect("write");
+            ip(&format!("link set {NIC} down"));
+            ip(&format!("link set {NIC} up"));
+            wait_until(change, || scrape().contains(&drift(wanted)));
+        }
     });
 }
 

@@ -5,6 +5,7 @@
 //! [`revert`](revert::revert) puts back what still holds our values. The host is behind a trait
 //! ([`Host`]), so that trees of files can stand for machines that nobody has here.
 
+pub mod alignment;
 pub mod apply;
 pub mod ethtool;
 pub mod findings;

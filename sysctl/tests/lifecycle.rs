@@ -14,7 +14,7 @@ use ember_sysctl::revert::{self, Taken};
 use ember_sysctl::status::{self, Status};
 use ember_sysctl::watch::Watch;
 use ember_sysctl::wishes::ChannelsWish;
-use ember_sysctl::{Plan, nic, render};
+use ember_sysctl::{Plan, alignment, nic, render};
 use proptest::prelude::*;
 
 fn apply(machine: &Machine) -> Applied {
@@ -35,8 +35,35 @@ fn verdict<'a>(applied: &'a Applied, key: &str) -> &'a Verdict {
     &applied.done.iter().find(|done| done.key == key).expect(key).verdict
 }
 
+/// Each NIC with its aligned queues and all of them.
+fn aligned(machine: &Machine) -> Vec<String> {
+    let plan = machine.plan();
+    let nics: Vec<nic::Nic> = plan.nics.iter().map(|nic| nic.nic.clone()).collect();
+    let cpus = ember_affinity::plan::cpus(&plan.workers);
+    alignment::look(&machine.host, &nics, &cpus).iter().map(ToString::to_string).collect()
+}
+
 fn changes(plan: &Plan) -> Vec<String> {
     plan.changes().map(|knob| format!("{}={}", knob.key, knob.new)).collect()
+}
+
+#[test]
+fn queues_are_aligned_once_each_interrupts_a_worker_of_its_own() {
+    for (name, before, after) in [
+        ("ice-smt", ["eth0: NIC queues aligned 0/16"], ["eth0: NIC queues aligned 8/8"]),
+        ("ena-two-queues", ["ens5: NIC queues aligned 0/2"], ["ens5: NIC queues aligned 2/2"]),
+    ] {
+        let machine = machines::machine(name);
+        assert_eq!(aligned(&machine), before, "{name}");
+        apply(&machine);
+        assert_eq!(aligned(&machine), after, "{name}");
+        // Two queues on one CPU, while another worker has none.
+        let irqs = &machine.plan().nics[0].nic.irqs;
+        let path = |at: usize| format!("/proc/irq/{}/smp_affinity", irqs[at].irq);
+        let other = machine.host.read(&path(1)).expect("mask");
+        machine.host.write(&path(0), &other).expect("write");
+        assert_ne!(aligned(&machine), after, "{name}");
+    }
 }
 
 #[test]

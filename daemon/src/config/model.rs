@@ -372,17 +372,39 @@ impl Config {
     pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(json)
     }
-}
 
-impl Workers {
-    /// What is asked of the placement.
+    /// What is asked of the placement of workers.
     pub fn placement(&self) -> WorkersConfig {
-        let numa = match &self.numa {
+        let workers = &self.workers;
+        let numa = match &workers.numa {
             NumaNodes::NicLocal => Numa::NicLocal,
             NumaNodes::All => Numa::All,
             NumaNodes::Nodes(nodes) => Numa::Nodes(nodes.clone()),
         };
-        WorkersConfig { count: self.count, threads: self.threads, numa, cpus: self.cpus.clone() }
+        WorkersConfig {
+            count: workers.count,
+            threads: workers.threads,
+            numa,
+            cpus: workers.cpus.clone(),
+            thread_bytes: self.thread_bytes(),
+        }
+    }
+
+    /// What a thread wants to have pinned before any connection: each body with head and without,
+    /// for kept and closed connections, in two generations of the Date; and its receive buffers.
+    pub fn thread_bytes(&self) -> u64 {
+        const HEAD: usize = 512;
+        const VARIANTS: usize = 6 * 2;
+        let replies: usize = self
+            .prepared
+            .iter()
+            .map(|route| {
+                let coded = route.coded.iter().map(|(_, bytes)| bytes.0.len() + HEAD);
+                (route.body.0.len() + HEAD + coded.sum::<usize>()) * VARIANTS
+            })
+            .sum();
+        let buffers = u64::from(self.ring.buffers) * u64::from(self.ring.buffer_size);
+        replies as u64 + buffers
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use ember_affinity::Limits;
+
 /// What was read; none where the kernel does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -25,7 +27,7 @@ pub(super) struct Facts {
     pub(super) unprivileged_port_start: Option<u16>,
     /// Names of the security modules.
     pub(super) lsm: Option<String>,
-    /// The cgroup's `memory.max` in bytes; none where there is no limit.
+    /// The memory limit of the cgroup in bytes; none where there is no limit.
     pub(super) memory_max: Option<u64>,
 }
 
@@ -69,7 +71,7 @@ impl Facts {
                 "proc/sys/net/ipv4/ip_unprivileged_port_start",
             )),
             lsm: trimmed("sys/kernel/security/lsm"),
-            memory_max: memory_max(root, &text("proc/self/cgroup").unwrap_or_default()),
+            memory_max: Limits::read(root).memory_bytes,
         }
     }
 
@@ -93,21 +95,6 @@ fn limit(limits: &str, name: &str) -> Limit {
     let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     let mut values = line.split_ascii_whitespace().map(|value| value.parse().ok());
     Limit { soft: values.next().flatten(), hard: values.next().flatten() }
-}
-
-/// The tightest `memory.max` on the way up from this process's cgroup (v2).
-fn memory_max(root: &Path, groups: &str) -> Option<u64> {
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let top = root.join("sys/fs/cgroup");
-    let own = top.join(group);
-    let within = own.ancestors().take_while(|path| path.starts_with(&top));
-    within
-        .filter_map(|path| number(fs::read_to_string(path.join("memory.max")).ok().map(trim)))
-        .min()
-}
-
-fn trim(text: String) -> String {
-    text.trim().to_owned()
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ fn limits(facts: &Facts, config: &Config) -> Vec<Finding> {
         ),
         _ => Finding::ok(AREA, format!("{} open files", number(hard))),
     };
-    let needed = pinned_bytes(config);
+    let needed = config.thread_bytes();
     let locked = facts.locked_memory.soft;
     let memlock = match locked {
         Some(soft) if soft < needed && !facts.can(Capability::IpcLock) => Finding::warn(
@@ -110,23 +110,6 @@ fn limits(facts: &Facts, config: &Config) -> Vec<Finding> {
         ));
     }
     findings
-}
-
-/// What a thread wants to have pinned: each body with head and without, for kept and closed
-/// connections, in two generations of the Date; and its receive buffers.
-fn pinned_bytes(config: &Config) -> u64 {
-    const HEAD: usize = 512;
-    const VARIANTS: usize = 6 * 2;
-    let replies: usize = config
-        .prepared
-        .iter()
-        .map(|route| {
-            let coded = route.coded.iter().map(|(_, bytes)| bytes.0.len() + HEAD);
-            (route.body.0.len() + HEAD + coded.sum::<usize>()) * VARIANTS
-        })
-        .sum();
-    let buffers = u64::from(config.ring.buffers) * u64::from(config.ring.buffer_size);
-    replies as u64 + buffers
 }
 
 fn rights(facts: &Facts, config: &Config) -> Vec<Finding> {

@@ -4,7 +4,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use ember_affinity::{Topology, WorkerPlan, plan};
+use ember_affinity::plan::NicPlace;
+use ember_affinity::{Limits, Topology, WorkerPlan, limits, plan};
+use ember_sysctl::alignment::Alignment;
+use ember_sysctl::nic::Nic;
 use ember_uring::{Driver as _, FeatureState, Info, Uring};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -13,6 +16,7 @@ use super::Finding;
 use super::judge;
 use crate::config::{Backend, Config};
 use crate::supervisor::{rehearse_confinement, resolve_user};
+use crate::tune;
 
 /// Everything that is tried; nothing of it lasts.
 pub(super) fn all(config: &Config) -> Vec<Finding> {
@@ -82,11 +86,20 @@ fn placement(config: &Config) -> Vec<Finding> {
         AREA,
         format!("{}, usable CPUs {cpus}, {}", count(nodes, "NUMA node"), cores(&topology)),
     )];
-    match plan::workers(&topology, &config.workers.placement(), &[]) {
+    let nics = match tune::nics(config) {
+        Ok(nics) => nics,
+        Err(error) => return vec![Finding::bad(AREA, error, "name another: tune.nic")],
+    };
+    let places: Vec<NicPlace> = nics.iter().map(|nic| nic.place.clone()).collect();
+    match plan::workers(&topology, &config.placement(), &places) {
         Ok(workers) => {
             findings.push(Finding::ok(AREA, describe(&workers)));
             let threads: usize = workers.iter().map(|worker| worker.cpus.len()).sum();
-            findings.extend(quota(topology.limits().quota_cpus, threads));
+            let limits = topology.limits();
+            findings.extend(granted(limits));
+            findings.extend(quota(limits.quota_cpus, threads));
+            findings.extend(memory(limits.memory_bytes, threads, config.thread_bytes()));
+            findings.extend(aligned(&workers, &nics));
         }
         Err(error) => findings.push(Finding::bad(
             AREA,
@@ -109,6 +122,36 @@ fn describe(workers: &[WorkerPlan]) -> String {
     };
     let parts: Vec<String> = workers.iter().map(one).collect();
     format!("{}: {}", count(workers.len(), "worker"), parts.join("; "))
+}
+
+/// What the cgroup says, which the plan goes by.
+fn granted(limits: &Limits) -> Option<Finding> {
+    limits::words(limits).map(|words| Finding::ok("placement", words))
+}
+
+fn memory(bytes: Option<u64>, threads: usize, thread_bytes: u64) -> Option<Finding> {
+    let needed = threads as u64 * thread_bytes;
+    let bytes = bytes.filter(|bytes| *bytes < needed)?;
+    Some(Finding::bad(
+        "placement",
+        format!(
+            "{} take {} MiB before any connection, and the cgroup grants {} MiB",
+            count(threads, "thread"),
+            needed.div_ceil(1 << 20),
+            bytes >> 20
+        ),
+        "raise MemoryMax, set workers.threads lower, or ring.profile = \"low-rss\"",
+    ))
+}
+
+/// How the queues of the NICs fit the workers now.
+fn aligned(workers: &[WorkerPlan], nics: &[Nic]) -> Vec<Finding> {
+    const AREA: &str = "placement";
+    let finding = |it: &Alignment| match it.aligned == it.queues {
+        true => Finding::ok(AREA, it.to_string()),
+        false => Finding::warn(AREA, it.to_string(), "emberd tune plan, then emberd tune apply"),
+    };
+    tune::alignment(workers, nics).iter().map(finding).collect()
 }
 
 fn quota(cpus: Option<f64>, threads: usize) -> Option<Finding> {
@@ -202,6 +245,8 @@ mod tests {
     fn a_quota_below_the_threads_is_told() {
         assert_eq!(quota(Some(2.0), 2), None);
         assert_eq!(quota(None, 64), None);
+        assert_eq!(memory(Some(64 << 20), 4, 16 << 20), None);
+        assert_eq!(memory(Some((64 << 20) - 1), 4, 16 << 20).unwrap().state, State::Bad);
         assert!(quota(Some(0.5), 2).unwrap().found.contains("0.5 CPUs' time to 2 threads"));
     }
 }

@@ -94,6 +94,7 @@ impl Supervisor {
     pub(super) fn begin_upgrade(&mut self) {
         if self.change.is_none() {
             // The upgrade has failed, and this is the old program again.
+            self.watch_tuning();
             self.systemd.ready(SERVES_AGAIN);
             return;
         }
@@ -158,6 +159,7 @@ impl Supervisor {
         self.share_facts();
         if change.kind != Kind::Start {
             log::follow(&self.generations[at].settings.config.log);
+            self.watch_tuning();
         }
         self.tell_started(change.kind, number, change.began);
         let noun = change.kind.noun();

@@ -99,7 +99,11 @@ fn placement(settings: &Settings) -> String {
     };
     let workers: Vec<String> = settings.workers.iter().zip(0..).map(worker).collect();
     let how = if settings.in_process { " (in the supervisor's process)" } else { "" };
-    workers.join("; ") + how
+    let grounds = &settings.grounds;
+    let nics = grounds.nics.iter().map(ToString::to_string);
+    let parts: Vec<String> =
+        [workers.join("; ") + how].into_iter().chain(nics).chain(grounds.granted.clone()).collect();
+    parts.join("; ")
 }
 
 fn routes(settings: &Settings) -> String {

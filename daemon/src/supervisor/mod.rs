@@ -176,6 +176,16 @@ impl Supervisor {
         self.watcher = begun.watcher;
     }
 
+    /// Goes on watching what was tuned, by the config that serves now: it may be another one since
+    /// a reload, and a program that has taken over has to begin with it.
+    fn watch_tuning(&mut self) {
+        let Some(serving) = self.serving() else { return };
+        match tune::watch::resume(&serving.settings.config) {
+            Ok(watcher) => self.watcher = watcher,
+            Err(error) => warn!("what was tuned is not watched: {error}"),
+        }
+    }
+
     /// Where packets are handled may have changed with the tuning, and steering goes by that.
     fn placed_anew(&mut self, settings: Settings) -> Settings {
         match settings.config.tune.apply {

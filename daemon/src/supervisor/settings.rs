@@ -9,6 +9,7 @@ use ember_affinity::plan::{self, NicPlace};
 use ember_affinity::queues::Steering;
 use ember_affinity::{Topology, WorkerPlan, steering};
 use ember_metrics::Names;
+use ember_sysctl::alignment::Alignment;
 use serde::{Deserialize, Serialize};
 
 use super::confine::{self, Confinement};
@@ -42,6 +43,8 @@ enum Origin {
 pub(crate) struct Settings {
     pub(crate) wanted: Vec<Wanted>,
     pub(crate) workers: Vec<WorkerPlan>,
+    /// What the placement went by.
+    pub(crate) grounds: Grounds,
     /// Whether threads are pinned to the CPUs of the plan.
     pub(crate) pinned: bool,
     /// Whether connections are steered to the CPU that their packets arrive on.
@@ -57,12 +60,23 @@ pub(crate) struct Settings {
     pub(crate) config: Config,
 }
 
+/// What a placement went by, for people.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Grounds {
+    /// What the cgroup grants, where that is not all.
+    pub(crate) granted: Option<String>,
+    /// How the queues of the NICs that requests come in by fitted the workers then.
+    pub(crate) nics: Vec<Alignment>,
+}
+
 /// What all workers of a generation are told.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
     /// The plan, which a successor of this program must not make anew: the workers run by it.
     pub(crate) workers: Vec<WorkerPlan>,
+    #[serde(default)]
+    pub(crate) grounds: Grounds,
     pub(crate) steered: bool,
     /// [`ember_metrics::Names`] as text.
     pub(crate) names: String,
@@ -134,7 +148,7 @@ impl Source {
 impl Settings {
     /// What a config means on this machine, and what is to be said about that.
     fn new(mut config: Config, names: &mut Names) -> Result<(Self, Vec<String>), String> {
-        let (workers, steered) = place(&config)?;
+        let (workers, grounds, steered) = place(&config)?;
         let (user, about_user) = confine::resolve(config.user.as_deref())?;
         if user.is_some() && config.workers.in_process {
             return Err(IN_PROCESS_AS_ROOT.to_owned());
@@ -146,7 +160,8 @@ impl Settings {
         for label in tune::labels(&config) {
             names.intern(&label);
         }
-        let shared = Shared { config, workers, steered, names: names.to_text(), confinement };
+        let names = names.to_text();
+        let shared = Shared { config, workers, grounds, steered, names, confinement };
         let memory = serde_json::to_vec(&shared)
             .map_err(io::Error::other)
             .and_then(|json| spawn::memory("emberd-config", &json))
@@ -162,7 +177,7 @@ impl Settings {
     }
 
     fn assemble(shared: Shared, memory: OwnedFd) -> Self {
-        let Shared { config, workers, steered, .. } = shared;
+        let Shared { config, workers, grounds, steered, .. } = shared;
         Self {
             wanted: wanted(&config),
             pinned: true,
@@ -173,6 +188,7 @@ impl Settings {
             start_timeout: START_TIMEOUT,
             stuck_after: config.workers.stuck_timeout,
             workers,
+            grounds,
             shared: memory,
             config,
         }
@@ -226,11 +242,11 @@ fn wanted(config: &Config) -> Vec<Wanted> {
 /// Queue of the admin listener: few ask there.
 const ADMIN_BACKLOG: u32 = 128;
 
-fn place(config: &Config) -> Result<(Vec<WorkerPlan>, bool), String> {
+fn place(config: &Config) -> Result<(Vec<WorkerPlan>, Grounds, bool), String> {
     let topology = Topology::detect().map_err(|error| error.to_string())?;
     let nics = tune::nics(config)?;
     let places: Vec<NicPlace> = nics.iter().map(|nic| nic.place.clone()).collect();
-    let mut workers = plan::workers(&topology, &config.workers.placement(), &places)
+    let mut workers = plan::workers(&topology, &config.placement(), &places)
         .map_err(|error| format!("the workers cannot be placed: {error}"))?;
     if config.workers.in_process {
         workers.truncate(1);
@@ -239,5 +255,7 @@ fn place(config: &Config) -> Result<(Vec<WorkerPlan>, bool), String> {
     let cpus: Vec<u32> = workers.iter().flat_map(|worker| worker.cpus.iter().copied()).collect();
     let steered = steering::choose(&cpus, local, &tune::handling_cpus(&nics)).steering
         == Steering::IncomingCpu;
-    Ok((workers, steered))
+    let granted = ember_affinity::limits::words(topology.limits());
+    let grounds = Grounds { granted, nics: tune::alignment(&workers, &nics) };
+    Ok((workers, grounds, steered))
 }

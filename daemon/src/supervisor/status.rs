@@ -3,10 +3,13 @@
 use std::fmt::Write;
 use std::time::Instant;
 
+use ember_sysctl::alignment::Alignment;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::generation::{Generation, Stage, State, Worker};
 use super::run::Supervisor;
+use crate::tune::watch::Watcher;
 
 impl Supervisor {
     /// Everything there is to know, as JSON.
@@ -21,6 +24,7 @@ impl Supervisor {
             "config": self.source.name(),
             "reloads": { "last_ok": self.counters.reloads.last_ok, "last_error": self.last_error },
             "listeners": self.listener_status(),
+            "tuning": self.tuning_status(),
             "generations": generations,
         })
     }
@@ -42,6 +46,12 @@ impl Supervisor {
         latest.settings.wanted.iter().map(listener).collect()
     }
 
+    /// What the watch over the tuning saw last; null where nothing is watched.
+    fn tuning_status(&self) -> Value {
+        let watched = |watcher: &Watcher| json!({ "drifted": watcher.drifted() });
+        self.watcher.as_ref().map_or(Value::Null, watched)
+    }
+
     fn generation_status(&self, generation: &Generation, now: Instant) -> Value {
         let stage = match generation.stage {
             Stage::Starting => "starting",
@@ -61,6 +71,7 @@ impl Supervisor {
                     "age_s": age_s,
                     "node": plan.node,
                     "cpus": plan.cpus,
+                    "threads": plan.cpus.len(),
                     "restarts": self.counters.restarts(worker.index),
                     "connections": self.counters.connections(&worker.pages),
                 })
@@ -71,6 +82,8 @@ impl Supervisor {
             "stage": stage,
             "backend": generation.backend,
             "confinement": generation.notes,
+            "granted": generation.settings.grounds.granted,
+            "nics": generation.settings.grounds.nics,
             "workers": workers,
         })
     }
@@ -115,6 +128,13 @@ pub fn render_status(status: &Value) -> String {
     for listener in status["listeners"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "listener {}: {}", text(&listener["name"]), text(&listener["url"]));
     }
+    if let Some(drifted) = status["tuning"]["drifted"].as_array() {
+        let drifted: Vec<String> = drifted.iter().map(text).collect();
+        let _ = match drifted.is_empty() {
+            true => writeln!(out, "tuning: as planned"),
+            false => writeln!(out, "tuning: drifted: {}", drifted.join(", ")),
+        };
+    }
     for generation in status["generations"].as_array().into_iter().flatten() {
         let _ = writeln!(
             out,
@@ -123,17 +143,32 @@ pub fn render_status(status: &Value) -> String {
             text(&generation["stage"]),
             text(&generation["backend"]),
         );
+        for note in generation["confinement"].as_array().into_iter().flatten() {
+            let _ = writeln!(out, "  {}", text(note));
+        }
+        if let Value::String(granted) = &generation["granted"] {
+            let _ = writeln!(out, "  {granted}");
+        }
+        for nic in generation["nics"].as_array().into_iter().flatten() {
+            if let Ok(alignment) = Alignment::deserialize(nic) {
+                let _ = writeln!(out, "  {alignment} at the start of this generation");
+            }
+        }
         for worker in generation["workers"].as_array().into_iter().flatten() {
             let cpus: Vec<String> =
                 worker["cpus"].as_array().into_iter().flatten().map(&text).collect();
             let _ = writeln!(
                 out,
-                "  worker {} (pid {}) {}, {} s, node {}, CPUs {}, restarts {}, connections {}",
+                "  worker {} (pid {}) {}, {} s, node {}, {} on CPU {}, restarts {}, connections {}",
                 text(&worker["worker"]),
                 text(&worker["pid"]),
                 text(&worker["state"]),
                 text(&worker["age_s"]),
                 text(&worker["node"]),
+                match cpus.len() {
+                    1 => "1 thread".to_owned(),
+                    count => format!("{count} threads"),
+                },
                 cpus.join(","),
                 text(&worker["restarts"]),
                 text(&worker["connections"]),
@@ -153,8 +188,12 @@ mod tests {
             "version": "1.2.3", "pid": 7, "state": "serving", "uptime_s": 1.5, "config": "a.toml",
             "reloads": { "last_ok": false, "last_error": "line 3: no" },
             "listeners": [{ "name": "web", "address": "127.0.0.1:1", "url": "http://127.0.0.1:1" }],
+            "tuning": { "drifted": ["irq"] },
             "generations": [{
                 "generation": 2, "stage": "serving", "backend": "io_uring",
+                "confinement": ["workers are confined: user nobody"],
+                "granted": "the cgroup grants 2 CPUs' time",
+                "nics": [{ "nic": "eth0", "queues": 4, "aligned": 3 }],
                 "workers": [{
                     "worker": 0, "pid": 8, "state": "ready", "age_s": 1.0, "node": null,
                     "cpus": [0, 1], "restarts": 3, "connections": 12,
@@ -166,8 +205,12 @@ mod tests {
             "emberd 1.2.3 (pid 7), serving, up 1.5 s, config a.toml\n\
              last change refused: line 3: no\n\
              listener web: http://127.0.0.1:1\n\
+             tuning: drifted: irq\n\
              generation 2 (serving): io_uring\n  \
-             worker 0 (pid 8) ready, 1.0 s, node -, CPUs 0,1, restarts 3, connections 12\n"
+             workers are confined: user nobody\n  \
+             the cgroup grants 2 CPUs' time\n  \
+             eth0: NIC queues aligned 3/4 at the start of this generation\n  \
+             worker 0 (pid 8) ready, 1.0 s, node -, 2 threads on CPU 0,1, restarts 3, connections 12\n"
         );
     }
 }

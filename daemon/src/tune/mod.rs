@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use ember_affinity::{CpuSet, Topology, WorkersConfig};
+use ember_affinity::{CpuSet, Topology, WorkerPlan, WorkersConfig, plan};
+use ember_sysctl::alignment::{self, Alignment};
 use ember_sysctl::apply::{self, ApplyError, Verdict};
 use ember_sysctl::knobs::{self, Group};
 use ember_sysctl::nic::{self, Nic};
@@ -142,14 +143,14 @@ struct Ground {
 /// Does what was typed.
 pub fn execute(command: TuneCommand, outer: &ConfigArgs) -> Result<ExitCode, Failure> {
     match command {
-        TuneCommand::Plan(args) => plan(&args, outer),
+        TuneCommand::Plan(args) => show_plan(&args, outer),
         TuneCommand::Apply(args) => apply(&args, outer),
         TuneCommand::Status(args) => status(&args, outer),
         TuneCommand::Revert(args) => revert(&args, outer),
     }
 }
 
-fn plan(args: &PlanArgs, outer: &ConfigArgs) -> Result<ExitCode, Failure> {
+fn show_plan(args: &PlanArgs, outer: &ConfigArgs) -> Result<ExitCode, Failure> {
     let ground = Ground::of(&args.scope, outer)?;
     let plan = match Plan::make(&ground.host, ground.input()) {
         Ok(plan) => plan,
@@ -252,7 +253,7 @@ impl Ground {
         }
         wishes.skip.extend(scope.skip.iter().cloned());
         let topology = Topology::detect().map_err(|error| Failure::Other(error.to_string()))?;
-        let workers = config.workers.placement();
+        let workers = config.placement();
         Ok(Ground { config, workers, wishes, topology, host: open_host()? })
     }
 
@@ -261,7 +262,7 @@ impl Ground {
         let wishes = wishes(&config.tune)?;
         let topology = Topology::detect().map_err(|error| error.to_string())?;
         let host = Live::open().map_err(|error| error.to_string())?;
-        let workers = config.workers.placement();
+        let workers = config.placement();
         Ok(Ground { config: config.clone(), workers, wishes, topology, host })
     }
 
@@ -296,6 +297,12 @@ pub(crate) fn nics(config: &Config) -> Result<Vec<Nic>, String> {
 /// The CPUs on which the NICs' packets are bound to be handled.
 pub(crate) fn handling_cpus(nics: &[Nic]) -> CpuSet {
     Live::open().map_or(CpuSet::new(), |host| nic::handling_cpus(&host, nics))
+}
+
+/// How the queues of the NICs fit the workers now.
+pub(crate) fn alignment(workers: &[WorkerPlan], nics: &[Nic]) -> Vec<Alignment> {
+    let cpus = plan::cpus(workers);
+    Live::open().map_or_else(|_| Vec::new(), |host| alignment::look(&host, nics, &cpus))
 }
 
 /// The label values that the metrics of drift will have, so that workers can be told of them

@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use ember_sysctl::Live;
+use ember_sysctl::journal::Contents;
 use ember_sysctl::watch::{Drift, Watch};
+use ember_sysctl::{Live, Plan};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
-use super::start;
+use super::{Ground, start};
 use crate::config::Config;
 
 /// How often everything is read back without an occasion.
@@ -39,11 +40,31 @@ pub(crate) struct Seen {
     pub(crate) line: Option<String>,
 }
 
+/// Watches what the program before this one has applied, or what a reload makes the plan.
+///
+/// # Errors
+/// Where there is no plan.
+pub(crate) fn resume(config: &Config) -> Result<Option<Watcher>, String> {
+    if !config.tune.apply {
+        return Ok(None);
+    }
+    let ground = Ground::of_config(config)?;
+    let plan = Plan::make(&ground.host, ground.input()).map_err(|error| error.to_string())?;
+    let journal = Contents::look(&ground.host, &config.state_dir);
+    let journal = journal.map_err(|error| error.to_string())?;
+    Ok(Watcher::new(config.clone(), Watch::new(&plan, journal.as_ref())))
+}
+
 impl Watcher {
     pub(super) fn new(config: Config, watch: Watch) -> Option<Watcher> {
         let host = Live::open().ok()?;
         let last = Drift::default();
         Some(Watcher { config, watch, host, links: link_changes().ok(), due: Instant::now(), last })
+    }
+
+    /// What is not as planned, by the last look.
+    pub(crate) fn drifted(&self) -> Vec<&str> {
+        self.last.names()
     }
 
     /// What to poll for reading.
