@@ -4,6 +4,7 @@
 //! what only trying tells.
 
 mod facts;
+mod host;
 mod judge;
 mod try_out;
 
@@ -65,6 +66,7 @@ pub fn run(args: &ConfigArgs, json: bool) -> Result<(), Failure> {
     let facts = Facts::read(Path::new("/"));
     let mut findings = judge::all(&facts, &config);
     findings.extend(try_out::all(&config));
+    findings.extend(host::all(&config));
     by_area(&mut findings);
     if json {
         say(&format!("{}\n", serde_json::to_string_pretty(&findings).unwrap_or_default()))?;

@@ -294,6 +294,15 @@ pub(crate) fn nics(config: &Config) -> Result<Vec<Nic>, String> {
     ember_sysctl::plan::nics(&host, &wishes).map_err(|error| error.to_string())
 }
 
+/// What this config would tune; nothing is changed.
+///
+/// # Errors
+/// What keeps a plan from being made, in words.
+pub(crate) fn rehearse(config: &Config) -> Result<Plan, String> {
+    let ground = Ground::of_config(config)?;
+    Plan::make(&ground.host, ground.input()).map_err(|error| error.to_string())
+}
+
 /// The CPUs on which the NICs' packets are bound to be handled.
 pub(crate) fn handling_cpus(nics: &[Nic]) -> CpuSet {
     Live::open().map_or(CpuSet::new(), |host| nic::handling_cpus(&host, nics))
