@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Read;
 use std::process::Command;
 
 use common::{Client, Server, wait_until};
@@ -127,6 +128,28 @@ fn the_level_is_a_flag_a_variable_and_a_key() {
     assert_eq!(level, "warn");
     let (level, _) = says("log.level = \"error\"", &[("EMBERD_LOG", "warn")], &["--log", "debug"]);
     assert_eq!(level, "debug");
+}
+
+#[test]
+fn a_refused_start_is_in_colour_on_a_terminal_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("bad.toml");
+    std::fs::write(&config, "colour = 1\n").unwrap();
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_emberd"));
+        command.arg("-c").arg(&config).env_remove("NO_COLOR");
+        command
+    };
+    let plain = command().output().unwrap();
+    let plain = String::from_utf8(plain.stderr).unwrap();
+    assert!(plain.starts_with("error: unknown key") && !plain.contains('\u{1b}'), "{plain}");
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let status = command().stderr(terminal.slave).status().unwrap();
+    assert_eq!(status.code(), Some(78));
+    let mut said = vec![0; 4096];
+    let count = std::fs::File::from(terminal.master).read(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..count]);
+    assert!(said.contains('\u{1b}') && said.contains("unknown key"), "{said}");
 }
 
 #[test]

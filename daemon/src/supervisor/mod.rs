@@ -105,7 +105,7 @@ fn start(mut source: Source, serve: Serve) -> io::Result<ExitCode> {
         Err(report) => {
             // The report of a config has its lines and carets: nothing may stand before them.
             match report.starts_with("error: ") {
-                true => eprintln!("{report}"),
+                true => eprintln!("{}", source.report_in_colour().unwrap_or(report)),
                 false => error!("{report}"),
             }
             return Ok(ExitCode::from(EXIT_CONFIG));

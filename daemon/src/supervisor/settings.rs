@@ -1,6 +1,6 @@
 //! What of the config concerns the supervisor, and what it makes of it on this machine.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -107,6 +107,13 @@ impl Source {
             Origin::Known(_) => "built in".to_owned(),
             Origin::Later(_, name) => name.clone(),
         }
+    }
+
+    /// What is wrong with the config, in colour; none where nobody sees colours.
+    pub(crate) fn report_in_colour(&self) -> Option<String> {
+        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let Origin::Known(sources) = &self.origin else { return None };
+        colour.then(|| config::load(sources).err().map(|report| report.human(true))).flatten()
     }
 
     /// Reads the config and places the workers; says what the config has to be warned of.
