@@ -645,9 +645,16 @@ impl<D: Driver> Thread<D> {
         let connection = &mut self.connections[sock.slot() as usize];
         match connection.stage {
             Stage::Dispatched(task) => return self.task_ended(task, sock),
-            Stage::Flushing { close: false, .. } => {
-                connection.conn.handle_eof();
-                connection.stage = Stage::Flushing { receiving: false, close: false };
+            Stage::Flushing { close, .. } => {
+                if !close {
+                    connection.conn.handle_eof();
+                }
+                connection.stage = Stage::Flushing { receiving: false, close };
+                return;
+            }
+            // The last reply is still going out.
+            Stage::Lingering { .. } if connection.outflow.is_open() => {
+                connection.stage = Stage::Flushing { receiving: false, close: true };
                 return;
             }
             Stage::Client(stream) => {
@@ -688,6 +695,9 @@ impl<D: Driver> Thread<D> {
     }
 
     pub(super) fn close(&mut self, sock: Sock, reason: Closed) {
+        if let Stage::Dispatched(task) = self.connections[sock.slot() as usize].stage {
+            self.cancel(task);
+        }
         let connection = &mut self.connections[sock.slot() as usize];
         connection.stage = Stage::Closing;
         connection.closed = reason;
