@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -17,6 +18,10 @@ use crate::target::{self, LastIrq, NicKnob, Target};
 const CAP_NET_ADMIN: u32 = 12;
 /// The knob that shows whether /proc/sys can be written: every network namespace has it.
 const PROBE: &str = "net.core.somaxconn";
+
+/// How often, and after which pauses, to look where interrupts are delivered after moving them.
+const EFFECTIVE_LOOKS: u32 = 10;
+const EFFECTIVE_PAUSE: Duration = Duration::from_millis(30);
 
 /// How apply is to go about it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,6 +121,9 @@ pub fn apply(
             let (key, old, new) = (knob.key.clone(), knob.old.clone(), knob.new.clone());
             done.push(Done { key, group, old, new, verdict });
         }
+        if group == Group::Irq {
+            wait_for_interrupts(host, &plan, &mut done);
+        }
         if group.remakes_queues() && done.iter().any(|done| done.group == group) {
             plan = Plan::make(host, input).map_err(ApplyError::Plan)?;
         }
@@ -182,6 +190,27 @@ fn pending(host: &dyn Host, target: &Target) -> Option<String> {
     let effective = ember_affinity::CpuSet::from_mask(&read("effective_affinity")?).ok()?;
     let wanted = ember_affinity::CpuSet::from_mask(&read("smp_affinity")?).ok()?;
     (!effective.is_subset(&wanted)).then(|| format!("still on CPU {effective} until it next fires"))
+}
+
+/// Looks again until interrupts that were moved have fired on their new CPUs, for a little while:
+/// those of a quiet queue stay pending.
+fn wait_for_interrupts(host: &dyn Host, plan: &Plan, done: &mut [Done]) {
+    for look in 0..EFFECTIVE_LOOKS {
+        let mut waits = false;
+        for done in done.iter_mut().filter(|done| matches!(done.verdict, Verdict::Pending(_))) {
+            let knob = plan.knobs.iter().find(|knob| knob.key == done.key);
+            match knob.and_then(|knob| pending(host, &knob.target)) {
+                Some(_) => waits = true,
+                None => done.verdict = Verdict::Applied,
+            }
+        }
+        if !waits {
+            return;
+        }
+        if look + 1 < EFFECTIVE_LOOKS {
+            host.pause(EFFECTIVE_PAUSE);
+        }
+    }
 }
 
 /// Says what a refusal means and what can be done.

@@ -24,7 +24,13 @@ pub fn look(host: &dyn Host, nics: &[NicPlan]) -> Vec<Finding> {
             "each system call and interrupt pays for them; they keep other tenants' secrets",
         );
     }
-    if exists(host, "/run/auditd.pid") {
+    let rules = audit_rules(host);
+    if rules > 0 {
+        add(
+            format!("{rules} audit rules for system calls are configured in {AUDIT_RULES}"),
+            "each io_uring_enter is held against them; one `-a never,task` first spares them all",
+        );
+    } else if exists(host, "/run/auditd.pid") {
         add(
             "auditd is running".to_string(),
             "with rules for system calls, each io_uring_enter is looked at",
@@ -63,6 +69,13 @@ pub fn look(host: &dyn Host, nics: &[NicPlan]) -> Vec<Finding> {
             "cores that clock up first delay the first request; [tune] governor sets another",
         );
     }
+    for nic in nics.iter().filter(|nic| nic.queues.software_spread && steers_flows(host, nic)) {
+        add(
+            format!("{} steers flows by itself (rx-ntuple-filter is on)", nic.nic.id.name),
+            "with flow tables that is accelerated RFS, which takes a queue for every worker; here \
+             it pulls flows to the nearest queue: [tune] feature-rx-ntuple-filter turns it off",
+        );
+    }
     for nic in nics.iter().filter(|nic| !nic.nic.is_physical()) {
         add(
             format!("{} is a virtual device without interrupts", nic.nic.id.name),
@@ -70,6 +83,25 @@ pub fn look(host: &dyn Host, nics: &[NicPlan]) -> Vec<Finding> {
         );
     }
     found
+}
+
+/// The rules that auditctl loads at boot; the kernel tells them to nobody but CAP_AUDIT_CONTROL.
+const AUDIT_RULES: &str = "/etc/audit/audit.rules";
+
+/// How many of them look at system calls: none where tasks are left out altogether.
+fn audit_rules(host: &dyn Host) -> usize {
+    let rules = host.read(AUDIT_RULES).unwrap_or_default();
+    let lines = || rules.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let words = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    if lines().any(|line| line.contains("never,task") || line.contains("task,never")) {
+        return 0;
+    }
+    lines().filter(|line| words(line).iter().any(|word| word == "-S" || word == "-w")).count()
+}
+
+fn steers_flows(host: &dyn Host, nic: &NicPlan) -> bool {
+    let features = host.features(&nic.nic.id.name).unwrap_or_default();
+    features.iter().any(|feature| feature.name == "rx-ntuple-filter" && feature.on)
 }
 
 fn mitigations(host: &dyn Host) -> Option<String> {

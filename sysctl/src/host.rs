@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::ethtool::{Channels, CoalesceField, Ethtool, Feature, Rings};
 use crate::irqbalance;
@@ -112,6 +113,10 @@ pub trait Host {
     fn ban_irqs(&self, irqs: &BTreeSet<u32>) -> io::Result<()>;
     /// The interfaces that remote sessions go over.
     fn session_nics(&self) -> Vec<String>;
+    /// Waits for the host to do something by itself.
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
     /// Called at every step of apply and revert, with what is about to happen: the places where
     /// a test ends the process.
     fn step(&self, _what: &str) {}

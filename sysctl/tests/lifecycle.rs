@@ -51,7 +51,7 @@ fn changes(plan: &Plan) -> Vec<String> {
 fn queues_are_aligned_once_each_interrupts_a_worker_of_its_own() {
     for (name, before, after) in [
         ("ice-smt", ["eth0: NIC queues aligned 0/16"], ["eth0: NIC queues aligned 8/8"]),
-        ("ena-two-queues", ["ens5: NIC queues aligned 0/2"], ["ens5: NIC queues aligned 2/2"]),
+        ("ena-two-queues", ["eth0: NIC queues aligned 0/2"], ["eth0: NIC queues aligned 2/2"]),
     ] {
         let machine = machines::machine(name);
         assert_eq!(aligned(&machine), before, "{name}");
@@ -64,6 +64,44 @@ fn queues_are_aligned_once_each_interrupts_a_worker_of_its_own() {
         machine.host.write(&path(0), &other).expect("write");
         assert_ne!(aligned(&machine), after, "{name}");
     }
+}
+
+#[test]
+fn interrupts_are_waited_for_until_they_fire_on_their_new_cpu_but_not_for_ever() {
+    for (pauses, all_fired) in [(3, true), (1000, false)] {
+        let machine = machines::machine("ena-two-queues");
+        machine.host.quiet_for.set(pauses);
+        let applied = apply(&machine);
+        let irqs = applied.done.iter().filter(|done| done.group == Group::Irq);
+        let verdicts: Vec<&Verdict> = irqs.map(|done| &done.verdict).collect();
+        let fired = verdicts.iter().all(|verdict| **verdict == Verdict::Applied);
+        assert_eq!(fired, all_fired, "{verdicts:?}");
+        let pending = |verdict: &&&Verdict| matches!(verdict, Verdict::Pending(why) if why.contains("until it next fires"));
+        assert_eq!(verdicts.iter().any(|verdict| pending(&verdict)), !all_fired, "{verdicts:?}");
+        // Pending or not, it is as planned.
+        assert_eq!(status(&machine).code(), status::IN_SYNC);
+    }
+}
+
+#[test]
+fn audit_rules_and_flows_steered_past_their_workers_are_told() {
+    let found = |machine: &Machine, part: &str| {
+        machine.plan().findings.iter().any(|finding| finding.what.contains(part))
+    };
+    let machine = machines::machine("ena-two-queues");
+    assert!(!found(&machine, "audit rules") && !found(&machine, "steers flows"));
+    let rules =
+        "# by augenrules\n-D\n-b 8192\n-a always,exit -F arch=b64 -S connect\n-w /etc/passwd";
+    machine.host.put("/etc/audit/audit.rules", rules);
+    assert!(found(&machine, "2 audit rules for system calls"));
+    machine.host.put("/etc/audit/audit.rules", &format!("-a never,task\n{rules}"));
+    assert!(!found(&machine, "audit rules"));
+    let name = "rx-ntuple-filter".to_string();
+    let mut features = machine.host.features("eth0").unwrap_or_default();
+    features.push(ember_sysctl::ethtool::Feature { name, on: true, changeable: true });
+    let features = serde_json::to_string(&features).expect("json");
+    machine.host.put("/ethtool/eth0/features", &features);
+    assert!(found(&machine, "eth0 steers flows"));
 }
 
 #[test]

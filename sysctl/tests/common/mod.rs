@@ -12,6 +12,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ember_affinity::CpuSet;
 use ember_sysctl::ethtool::{Channels, CoalesceField, Feature, Rings};
@@ -56,6 +57,10 @@ pub struct TreeHost {
     pub steps: Cell<u32>,
     /// Paths and settings written to, in order.
     pub writes: RefCell<Vec<String>>,
+    /// How many pauses pass until interrupts fire where they were moved to.
+    pub quiet_for: Cell<u32>,
+    /// What their new places are then.
+    moved: RefCell<Vec<(String, String)>>,
 }
 
 impl TreeHost {
@@ -66,6 +71,8 @@ impl TreeHost {
             kill_at: None,
             steps: Cell::new(0),
             writes: RefCell::default(),
+            quiet_for: Cell::default(),
+            moved: RefCell::default(),
         }
     }
 
@@ -206,7 +213,10 @@ impl TreeHost {
             }
             let effective = path.replace("smp_affinity", "effective_affinity");
             let one = set.iter().take(1).collect();
-            self.put(&effective, &self.mask(&one));
+            match self.quiet_for.get() {
+                0 => self.put(&effective, &self.mask(&one)),
+                _ => self.moved.borrow_mut().push((effective, self.mask(&one))),
+            }
         }
         fs::write(self.path(path), format!("{}\n", self.mask(&set)))
     }
@@ -400,6 +410,13 @@ impl Host for TreeHost {
     fn session_nics(&self) -> Vec<String> {
         let text = self.read("/sessions").unwrap_or_default();
         text.split_ascii_whitespace().map(str::to_string).collect()
+    }
+
+    fn pause(&self, _time: Duration) {
+        self.quiet_for.set(self.quiet_for.get().saturating_sub(1));
+        if self.quiet_for.get() == 0 {
+            self.moved.take().iter().for_each(|(path, mask)| self.put(path, mask));
+        }
     }
 
     fn step(&self, _what: &str) {
