@@ -324,23 +324,31 @@ fn latency_rows() -> Vec<RowSpec> {
 
 fn file_rows() -> Vec<RowSpec> {
     const KIB: usize = 1024;
-    let prepared = |path, len, connections| Work::Load(LoadWork::file(path, len, connections));
-    let own = || SubjectSpec { label: "emberd".into(), ..SubjectSpec::new("emberd-files") };
-    let pair = || vec![own(), SubjectSpec::new("nginx")];
+    let work = |path, len, connections| Work::Load(LoadWork::file(path, len, connections));
+    let from = |peer| SubjectSpec { label: "emberd".into(), ..SubjectSpec::new(peer) };
+    let beside_nginx = |peer| vec![from(peer), SubjectSpec::new("nginx")];
+    // The same paths: one config has the files as prepared bodies, the other serves them.
+    let served = |id, title, path, len, connections| RowSpec {
+        targets: vec![ratio(Metric::Cpu, "emberd", "nginx", 1.0)],
+        ..row(id, title, work(path, len, connections), beside_nginx("emberd-static"))
+    };
     vec![
+        served("files-1k", "A file of 1 KiB", "/files/1k", KIB, 64),
+        served("files-64k", "A file of 64 KiB", "/files/64k", 64 * KIB, 64),
+        served("files-1m", "A file of 1 MiB", "/files/1m", KIB * KIB, 16),
         row(
             "prepared-1m",
             "A prepared body of 1 MiB beside nginx's sendfile",
-            prepared("/files/1m", KIB * KIB, 16),
-            pair(),
+            work("/files/1m", KIB * KIB, 16),
+            beside_nginx("emberd-files"),
         ),
         RowSpec {
             tier: Tier::Full,
             ..row(
                 "prepared-64k",
                 "A prepared body of 64 KiB beside nginx's sendfile",
-                prepared("/files/64k", 64 * KIB, 64),
-                pair(),
+                work("/files/64k", 64 * KIB, 64),
+                beside_nginx("emberd-files"),
             )
         },
     ]
