@@ -306,7 +306,7 @@ impl Routing<'_> {
     }
 
     fn redirect(&self, path: &str, query: Option<&[u8]>) -> Outcome {
-        let mut location = target::encode(path);
+        let mut location = target::encode_path(path);
         if let Some(query) = query {
             location.push('?');
             location.push_str(&String::from_utf8_lossy(query));

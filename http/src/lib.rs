@@ -59,5 +59,5 @@ pub use request::Request;
 pub use route::{HandlerId, Route, RouteId, RouteInfo, SiteError, SlashStrategy};
 pub use router::{Converter, PatternError};
 pub use site::{Site, SiteBuilder, normalise_host, normalise_path};
-pub use target::{TargetForm, decode_part};
+pub use target::{TargetForm, decode_part, encode_path};
 pub use variant::{Variant, VariantId};

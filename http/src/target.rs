@@ -236,7 +236,8 @@ pub fn decode_part(part: &str) -> Cow<'_, str> {
 }
 
 /// A normalised path as it can stand in a Location field.
-pub(crate) fn encode(path: &str) -> String {
+#[must_use]
+pub fn encode_path(path: &str) -> String {
     use std::fmt::Write;
     let mut encoded = String::with_capacity(path.len());
     for &byte in path.as_bytes() {
@@ -300,7 +301,7 @@ mod tests {
     #[test]
     fn an_encoded_path_normalises_to_itself() {
         for path in ["/a b", "/a%2Fb", "/100%25", "/é/[x]", "/a?b#c", "/\u{7f}\n"] {
-            assert_eq!(normalised(&encode(path)).as_deref(), Ok(path));
+            assert_eq!(normalised(&encode_path(path)).as_deref(), Ok(path));
         }
     }
 
