@@ -100,6 +100,13 @@ impl Desk<'_> {
         if framing == ReplyFraming::Bodiless && !matches!(body, Body::Upgrade(_)) {
             body = Body::Empty;
         }
+        if inline.is_some()
+            && let Body::Piece(piece) = &body
+            && let Some(bytes) = piece.bytes()
+        {
+            out.extend_from_slice(bytes);
+            body = Body::Empty;
+        }
         match &mut body {
             Body::Bytes(bytes) if inline.is_some() => out.extend_from_slice(bytes),
             Body::Bytes(bytes) => apart = Some(Piece::Owned(std::mem::take(bytes))),
