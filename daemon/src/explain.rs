@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::cli::{ConfigArgs, Failure, say};
 use crate::config::{Address, Config, Loaded, Reply};
+use crate::files;
 use crate::worker::{Handler, Sites};
 
 /// What one listener makes of the request.
@@ -118,7 +119,7 @@ fn answers(config: &Config, method: &str, target: &Target<'_>) -> Result<Vec<Ans
         let (mut conn, mut memo) = (Conn::new(0), Memo::new());
         match conn.next(site, &mut memo, &mut Input::new(head.as_bytes(), 0)) {
             Event::Prepared { variant, .. } => answer.prepared(site, variant),
-            Event::Request(request) => answer.dynamic(&sites, site, &request),
+            Event::Request(request) => answer.dynamic(config, &sites, site, &request),
             Event::Refuse(refusal) => {
                 let status = site.variant(refusal.variant).status();
                 answer.by_protocol(config, status, refusal.reason, b"");
@@ -163,7 +164,7 @@ impl Answer {
                 .to_owned();
     }
 
-    fn dynamic(&mut self, sites: &Sites, site: &Site, request: &Request<'_>) {
+    fn dynamic(&mut self, config: &Config, sites: &Sites, site: &Site, request: &Request<'_>) {
         self.route = Some(site.route(request.route).route.name.clone());
         self.path_kind = "dynamic";
         self.why = match sites.handler(request.handler) {
@@ -174,6 +175,12 @@ impl Answer {
                 let nets: Vec<String> = allow.iter().map(ToString::to_string).collect();
                 let nets = nets.join(" ");
                 format!("answered by the dispatch loop: the metrics, to {nets}; 403 to others")
+            }
+            Handler::Files(_) => {
+                self.path_kind = "files";
+                let route =
+                    config.files.iter().find(|route| Some(&route.name) == self.route.as_ref());
+                route.map(|route| files::explain(route, request)).unwrap_or_default()
             }
             Handler::App(_) => "answered by a handler of the program".to_owned(),
             Handler::Live | Handler::Ready => "answered by the dispatch loop".to_owned(),
@@ -205,7 +212,11 @@ fn field(reply: &[u8], name: &str) -> String {
 fn not_found(config: &Config, listener: &str, path: &str) -> String {
     let prepared = config.prepared.iter().map(|route| (&route.path, &route.name, &route.hosts));
     let metrics = config.metrics.iter().map(|route| (&route.path, &route.name, &route.hosts));
-    let routes: Vec<_> = prepared.chain(metrics).collect();
+    let files = config.files.iter().filter_map(|route| {
+        let path = route.path.as_ref()?;
+        Some((path, &route.name, &route.hosts))
+    });
+    let routes: Vec<_> = prepared.chain(metrics).chain(files).collect();
     let served =
         |name: &str| config.listeners.iter().any(|it| it.name == listener && it.serves(name));
     if let Some((_, name, hosts)) = routes.iter().find(|(known, ..)| *known == path) {

@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod explain;
+mod files;
 mod log;
 pub mod routes;
 pub mod supervisor;

@@ -1,5 +1,6 @@
 //! `emberd routes`: what is served, where, and how.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -13,7 +14,7 @@ pub struct Route<'a> {
     /// Its name in metrics.
     pub name: &'a str,
     /// What it matches; `*` for everything.
-    pub path: &'a str,
+    pub path: Cow<'a, str>,
     /// The hosts that it is for; none: all.
     pub hosts: &'a [String],
     /// How it is answered, as in the label `path_kind`.
@@ -34,7 +35,7 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
     };
     let prepared = config.prepared.iter().map(|route| Route {
         name: &route.name,
-        path: &route.path,
+        path: Cow::Borrowed(&route.path),
         hosts: &route.hosts,
         kind: "prepared",
         methods: &["GET", "HEAD"],
@@ -43,7 +44,7 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
     });
     let metrics = config.metrics.iter().map(|route| Route {
         name: &route.name,
-        path: &route.path,
+        path: Cow::Borrowed(&route.path),
         hosts: &route.hosts,
         kind: "dynamic",
         methods: &["GET", "HEAD"],
@@ -56,11 +57,23 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
             }
         },
     });
+    let files = config.files.iter().map(|route| Route {
+        name: &route.name,
+        path: match route.route() {
+            (path, false) => path.into(),
+            (prefix, true) => format!("{}/*", prefix.trim_end_matches('/')).into(),
+        },
+        hosts: &route.hosts,
+        kind: "files",
+        methods: &["GET", "HEAD"],
+        listeners: on(&route.name),
+        answer: route.source().display().to_string(),
+    });
     let armed = config.listeners.iter().filter_map(|listener| {
         let reply = listener.reply.as_ref()?;
         Some(Route {
             name: &listener.name,
-            path: "*",
+            path: Cow::Borrowed("*"),
             hosts: &[],
             kind: "armed",
             methods: &[],
@@ -68,7 +81,7 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
             answer: format!("{} without body", reply.status),
         })
     });
-    prepared.chain(metrics).chain(armed).collect()
+    prepared.chain(metrics).chain(files).chain(armed).collect()
 }
 
 fn prepared_answer(route: &Prepared) -> String {
@@ -91,7 +104,7 @@ pub fn human(config: &Config) -> String {
             if route.listeners.is_empty() { "none".into() } else { route.listeners.join(",") };
         [
             match route.hosts {
-                [] => route.path.into(),
+                [] => route.path.clone().into(),
                 hosts => format!("{} on {}", route.path, hosts.join(",")),
             },
             route.kind.into(),

@@ -8,6 +8,7 @@ use super::model::{Address, Config, Listener, Reply};
 use super::report::{Finding, Severity};
 use super::source::Place;
 use super::suggest;
+use crate::files::tree;
 use crate::worker::Sites;
 
 /// Everything found about a config whose single values are well.
@@ -17,6 +18,7 @@ pub(crate) fn check(config: &Config, checked: &Checked) -> Vec<Finding> {
     cross.workers();
     cross.tune();
     cross.bodies();
+    cross.files();
     cross.listeners();
     cross.replies();
     cross.routes();
@@ -36,6 +38,8 @@ struct Route<'a> {
     name: &'a str,
     path: &'a str,
     hosts: &'a [String],
+    /// All below the path is meant.
+    is_prefix: bool,
     at: String,
 }
 
@@ -133,6 +137,22 @@ impl<'a> Cross<'a> {
         }
     }
 
+    /// What is to be served is there.
+    fn files(&mut self) {
+        for (index, files) in self.config.files.iter().enumerate() {
+            let at = self.element("files", index);
+            let (key, found) = match &files.root {
+                Some(root) => ("root", tree::is_directory(root)),
+                None => ("file", tree::is_file(files.source(), files.symlinks)),
+            };
+            let Err(error) = found else { continue };
+            let place = self.value(&format!("{at}.{key}"));
+            let message = format!("`{at}.{key}` cannot be served: {error}");
+            let looked = format!("looked for {}", files.source().display());
+            self.error("unreadable", place, message).help = Some(looked);
+        }
+    }
+
     fn workers(&mut self) {
         let workers = &self.config.workers;
         if workers.in_process && workers.count.is_some_and(|count| count > 1) {
@@ -225,15 +245,21 @@ impl<'a> Cross<'a> {
             name: &route.name,
             path: &route.path,
             hosts: &route.hosts,
+            is_prefix: false,
             at: self.element("prepared", index),
         });
         let metrics = config.metrics.iter().enumerate().map(|(index, route)| Route {
             name: &route.name,
             path: &route.path,
             hosts: &route.hosts,
+            is_prefix: false,
             at: self.element("metrics", index),
         });
-        prepared.chain(metrics).collect()
+        let files = config.files.iter().enumerate().map(|(index, route)| {
+            let ((path, is_prefix), at) = (route.route(), self.element("files", index));
+            Route { name: &route.name, path, hosts: &route.hosts, is_prefix, at }
+        });
+        prepared.chain(metrics).chain(files).collect()
     }
 
     fn routes(&mut self) {
@@ -243,7 +269,7 @@ impl<'a> Cross<'a> {
                 let same_listener = |listener: &&Listener| {
                     listener.serves(route.name) && listener.serves(earlier.name)
                 };
-                if route.path == earlier.path
+                if (route.path, route.is_prefix) == (earlier.path, earlier.is_prefix)
                     && route.shares_a_host(earlier)
                     && let Some(listener) = self.config.listeners.iter().find(same_listener)
                 {

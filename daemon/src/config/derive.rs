@@ -27,6 +27,7 @@ pub(crate) fn fill(checked: &mut Checked, sources: &SourceMap) {
     fill_ring(checked);
     fill_reach(checked, sources);
     for_each(checked, "listener", |listener, _, _| name_after(listener, "address"));
+    for_each(checked, "files", |files, path, checked| fill_files(files, path, checked, sources));
     for_each(checked, "metrics", |metrics, _, _| name_after(metrics, "path"));
     for_each(checked, "prepared", |prepared, path, checked| {
         name_after(prepared, "path");
@@ -78,6 +79,48 @@ fn fill_reach(checked: &mut Checked, sources: &SourceMap) {
 fn name_after(table: &mut Json, key: &str) {
     if table["name"].is_null() {
         table["name"] = literal::address(&table[key]).map_or(table[key].clone(), Json::from);
+    }
+}
+
+/// The route and its source go together: a prefix has a directory, a path has a file.
+fn fill_files(files: &mut Json, path: &str, checked: &mut Checked, sources: &SourceMap) {
+    for (route, source) in [("prefix", "root"), ("path", "file")] {
+        name_after(files, route);
+        let written = |key: &str| checked.places.get(&format!("{path}.{key}")).copied();
+        match (written(route), written(source)) {
+            (Some(_), Some(place)) => {
+                let name = files[source].as_str().unwrap_or_default();
+                let resolved = sources.resolve(place.value, name);
+                files[source] = resolved.to_string_lossy().into_owned().into();
+            }
+            (Some(one), None) => checked.findings.push(
+                Finding::error("missing", one.key, format!("`{path}` has no `{source}`"))
+                    .help(format!("`{route}` says where, `{source}` says what: add it")),
+            ),
+            (None, Some(other)) => checked.findings.push(
+                Finding::error("missing", other.key, format!("`{path}` has no `{route}`"))
+                    .help(format!("`{source}` says what, `{route}` says where: add it")),
+            ),
+            (None, None) => {}
+        }
+    }
+    let written = |key: &str| checked.places.get(&format!("{path}.{key}")).copied();
+    match (written("prefix"), written("path")) {
+        (Some(one), Some(other)) => checked.findings.push(
+            Finding::error("both", other.key, format!("`{path}` has `prefix` and `path`"))
+                .other(one.key, "a directory is served here")
+                .help("write a [[files]] of its own for the one file"),
+        ),
+        (None, None) if written("root").is_none() && written("file").is_none() => {
+            if let Some(table) = checked.places.get(path) {
+                checked.findings.push(
+                    Finding::error("missing", table.key, format!("`{path}` serves nothing")).help(
+                        "add `prefix` and `root` for a directory, `path` and `file` for one file",
+                    ),
+                );
+            }
+        }
+        _ => {}
     }
 }
 

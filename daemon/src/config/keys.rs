@@ -81,6 +81,10 @@ pub(crate) enum Syntax {
     Name,
     /// A file.
     File,
+    /// A name in a directory.
+    FileName,
+    /// A pattern of paths.
+    Glob,
     HeaderName,
     HeaderValue,
     /// A media type.
@@ -164,7 +168,12 @@ pub(crate) static ROOT: &[Key] = &[
         Nothing,
         "Where the public listeners serve the Prometheus metrics.",
     ),
-    key("files", Tables(&[]), Nothing, "Files of a directory.").later(),
+    key(
+        "files",
+        Tables(FILES),
+        Nothing,
+        "Files: all below a directory (`prefix` and `root`), or one (`path` and `file`).",
+    ),
     key("proxy", Tables(&[]), Nothing, "Requests passed on to upstreams.").later(),
     key("redirect", Tables(&[]), Nothing, "Redirections.").later(),
 ];
@@ -661,6 +670,127 @@ const METRICS: &[Key] = &[
     .eg(r#"["127.0.0.0/8", "::1"]"#),
     HOSTS,
 ];
+
+const FILES: &[Key] = &[
+    key(
+        "prefix",
+        Text(Syntax::UrlPath),
+        Nothing,
+        "The path below which the directory `root` is served. The prefix itself is cut off: with \
+         `/assets`, `/assets/app.js` is `app.js` in the root.",
+    )
+    .eg(r#""/assets""#),
+    key("path", Text(Syntax::UrlPath), Nothing, "The path that the one `file` is served at.")
+        .eg(r#""/favicon.ico""#),
+    key(
+        "name",
+        Text(Syntax::Name),
+        From("prefix or path"),
+        "Its name in metrics and in a listener's `routes`.",
+    )
+    .eg(r#""assets""#),
+    HOSTS,
+    key(
+        "root",
+        Text(Syntax::File),
+        Nothing,
+        "The directory, relative to the config file. Nothing outside it is served, whatever \
+         symbolic links say; it may itself be reached by one, which is looked at when workers \
+         start: reload when it leads elsewhere.",
+    )
+    .eg(r#""/srv/www""#),
+    key("file", Text(Syntax::File), Nothing, "The one file, relative to the config file.")
+        .eg(r#""/srv/favicon.ico""#),
+    key(
+        "index",
+        List(&Text(Syntax::FileName)),
+        Is("index.html"),
+        "Names that stand for their directory; the first that is there.",
+    ),
+    key(
+        "listing",
+        Bool,
+        Is("false"),
+        "List directories that have no index. Without it they are not found.",
+    ),
+    key(
+        "symlinks",
+        Bool,
+        Is("false"),
+        "Follow symbolic links that stay beneath the root. Without it they are not found.",
+    ),
+    key(
+        "dotfiles",
+        Bool,
+        Is("false"),
+        "Serve names that begin with a dot. Without it only `.well-known` is.",
+    ),
+    key(
+        "precompressed",
+        List(&Kind::Choice(PRECOMPRESSED)),
+        Is(""),
+        "Variants that may lie beside a file, such as `app.js.br`, the most wanted first; each \
+         client gets the best that it takes. They must be of the same content.",
+    )
+    .eg(r#"["zst", "br", "gz"]"#),
+    key(
+        "content_types",
+        Map(Syntax::Any, Syntax::MediaType),
+        Is(""),
+        "Media types by extension, besides those that are known.",
+    )
+    .eg(r#"{ webmanifest = "application/manifest+json" }"#),
+    key(
+        "default_type",
+        Text(Syntax::MediaType),
+        Is("application/octet-stream"),
+        "The media type of other extensions.",
+    ),
+    key(
+        "charset",
+        Or("off", &Text(Syntax::Name)),
+        Is("utf-8"),
+        "The charset that files of type `text/…` are said to be in; `off`: nothing is said.",
+    ),
+    key(
+        "cache_control",
+        Map(Syntax::Glob, Syntax::HeaderValue),
+        Is(""),
+        "Cache-Control by pattern: the first that matches holds. A pattern with a slash is held \
+         against the path below the root, any other against the name. Without it the field is \
+         not sent, and clients ask again.",
+    )
+    .eg(r#"{ "*.html" = "no-cache", "/fonts/*" = "max-age=31536000, immutable" }"#),
+    key(
+        "headers",
+        Map(Syntax::HeaderName, Syntax::HeaderValue),
+        Is(""),
+        "More header fields; a list gives one field for each value.",
+    )
+    .eg(r#"{ x-content-type-options = "nosniff" }"#),
+    key(
+        "fresh",
+        Duration(0, HOUR),
+        Is("1s"),
+        "How long a file is served without a look whether another has taken its place.",
+    ),
+    key(
+        "open_files",
+        Int(1, 1_000_000),
+        Is("1024"),
+        "Files that each thread keeps at hand: open, and small ones in memory.",
+    ),
+    key(
+        "memory",
+        Size(64 * KIB, 64 * GIB),
+        Is("8MiB"),
+        "Memory that each thread spends on them. Files above 16 KiB are sent from the page cache \
+         and take next to none.",
+    ),
+];
+
+const PRECOMPRESSED: &[Choice] =
+    &[word("zst", "Zstandard"), word("br", "Brotli"), word("gz", "gzip")];
 
 pub(crate) fn in_table(keys: &'static [Key], name: &str) -> Option<&'static Key> {
     keys.iter().find(|key| key.name == name)

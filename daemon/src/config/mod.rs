@@ -8,6 +8,7 @@ mod cross;
 mod derive;
 mod docs;
 mod dump;
+mod files;
 mod gather;
 mod keys;
 mod literal;
@@ -22,6 +23,7 @@ mod tree;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use files::{Files, Precompressed};
 pub use model::{
     Address, Admin, Backend, Bytes, Config, Encoding, Limits, LinkForm, Listener, Log, LogFormat,
     LogLevel, Metrics, NumaNodes, Prepared, Reply, Ring, Slashes, Tune, Workers,

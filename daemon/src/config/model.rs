@@ -9,6 +9,8 @@ use ember_affinity::{CpuSet, Numa, WorkersConfig};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::files::Files;
+
 /// Everything that can be configured, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub prepared: Vec<Prepared>,
     /// Where `/metrics` is served on the public listeners.
     pub metrics: Vec<Metrics>,
+    /// Files and directories.
+    pub files: Vec<Files>,
 }
 
 /// `[workers]`
@@ -506,16 +510,16 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Durations as whole nanoseconds.
-mod nanos {
+pub(super) mod nanos {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_nanos)
     }
 }

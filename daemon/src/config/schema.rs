@@ -92,7 +92,7 @@ fn text(syntax: Syntax) -> Json {
         Syntax::Cpus => r"^[0-9, -]+$",
         Syntax::UrlPath => r"^/[^?#{}*\s]*$",
         Syntax::Name => r"^[!-~]{1,128}$",
-        Syntax::File => r"^.+$",
+        Syntax::File | Syntax::FileName | Syntax::Glob => r"^.+$",
         Syntax::HeaderName => r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
         Syntax::HeaderValue => r"^[\t -~]*$",
         Syntax::MediaType => r"^[^/\s]+/[^/\s]+( *;.*)?$",

@@ -46,6 +46,8 @@ pub(crate) fn read(syntax: Syntax, text: &str) -> Result<Json, Fault> {
         Syntax::UrlPath => url_path(text).map(Json::from),
         Syntax::Name => name(text).map(|()| text.into()),
         Syntax::File => file(text).map(|()| text.into()),
+        Syntax::FileName => file_name(text).map(|()| text.into()),
+        Syntax::Glob => glob(text).map(|()| text.into()),
         Syntax::HeaderName => header_name(text).map(|()| text.to_ascii_lowercase().into()),
         Syntax::HeaderValue => header_value(text).map(|()| text.into()),
         Syntax::Host => host(text).map(Json::from),
@@ -244,6 +246,25 @@ fn name(text: &str) -> Result<(), Fault> {
 
 fn file(text: &str) -> Result<(), Fault> {
     if text.is_empty() || text.contains('\0') { Err(fault("is not a path")) } else { Ok(()) }
+}
+
+fn file_name(text: &str) -> Result<(), Fault> {
+    file(text)?;
+    match text {
+        "." | ".." => Err(fault("is not the name of a file")),
+        _ if text.contains('/') => Err(mend("is a path", "write a name alone: \"index.html\"")),
+        _ => Ok(()),
+    }
+}
+
+fn glob(text: &str) -> Result<(), Fault> {
+    match glob::Pattern::new(text) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let why = format!("is not a pattern: {}", error.msg);
+            Err(mend(why, "write \"*.html\" or \"/assets/*\"; [*] is a star itself"))
+        }
+    }
 }
 
 /// Header fields that the server writes itself, each with why.

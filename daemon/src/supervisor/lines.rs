@@ -109,8 +109,12 @@ fn placement(settings: &Settings) -> String {
 fn routes(settings: &Settings) -> String {
     let config = &settings.config;
     let armed = config.listeners.iter().filter(|listener| listener.reply.is_some()).count();
-    let kinds =
-        [("prepared", config.prepared.len()), ("armed", armed), ("metrics", config.metrics.len())];
+    let kinds = [
+        ("prepared", config.prepared.len()),
+        ("armed", armed),
+        ("files", config.files.len()),
+        ("metrics", config.metrics.len()),
+    ];
     let kinds = kinds.iter().filter(|(_, count)| *count > 0);
     let words: Vec<String> = kinds.map(|(kind, count)| format!("{count} {kind}")).collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }

@@ -55,8 +55,10 @@ impl Functions {
                 Handler::Live => Answers::Live,
                 Handler::Ready => Answers::Ready,
                 Handler::Metrics { allow } => {
-                    functions.one(metrics(services.scribe.clone(), allow.clone()))
+                    let metrics = metrics(services.scribe.clone(), allow.clone());
+                    functions.one(PathKind::Dynamic, metrics)
                 }
+                Handler::Files(handler) => functions.one(PathKind::Files, handler.clone()),
                 Handler::App(handlers) => {
                     let each = handlers.iter();
                     let each = each.map(|(of, handler)| (*of, functions.add(handler.clone())));
@@ -73,9 +75,9 @@ impl Functions {
         FunctionId(self.list.len() as u16 - 1)
     }
 
-    fn one(&mut self, function: ember::Handler) -> Answers {
+    fn one(&mut self, kind: PathKind, function: ember::Handler) -> Answers {
         let function = self.add(function);
-        Answers::By { kind: PathKind::Dynamic, functions: vec![(Methods::ANY, function)] }
+        Answers::By { kind, functions: vec![(Methods::ANY, function)] }
     }
 
     /// How the requests of a route are answered.

@@ -54,6 +54,10 @@ pub fn intern(names: &mut Names, config: &Config) {
 /// What keeps a thread from starting, and the failures of [`crate::boot::Control::serve`].
 pub fn run(boot: Boot) -> io::Result<()> {
     let Boot { config, worker, plan, pages, names, threads: boots, control, .. } = boot;
+    if !config.files.is_empty() {
+        // Before any thread is bound to a CPU, which its children would be too.
+        crate::files::helpers::start()?;
+    }
     let sites = Arc::new(Sites::new(&config).map_err(io::Error::other)?);
     let backend = Arc::new(OnceLock::new());
     let scribe =

@@ -15,6 +15,7 @@ use crate::admin;
 use crate::application;
 use crate::boot::ADMIN_LISTENER;
 use crate::config::{self, Config, Encoding, Listener, Slashes};
+use crate::files::Files;
 
 const GET: Methods = Methods::of(&[Method::Get]);
 
@@ -30,6 +31,8 @@ pub(crate) enum Handler {
     Live,
     /// Whether it wants requests: not any more when it drains.
     Ready,
+    /// Files.
+    Files(ember::Handler),
     /// What the program itself serves.
     App(Handlers),
 }
@@ -161,6 +164,12 @@ impl Sites {
             let handler = self.add_handler(Handler::Metrics { allow: route.allow.clone() });
             builder.dynamic(on_hosts(&route.name, &route.path, &route.hosts), GET, handler);
         }
+        for route in config.files.iter().filter(|r| listener.serves(&r.name)) {
+            let handler = self.add_handler(Handler::Files(Files::new(route).handler()));
+            let (path, is_prefix) = route.route();
+            let declared = Route { is_prefix, ..on_hosts(&route.name, path, &route.hosts) };
+            builder.dynamic(declared, GET, handler);
+        }
         for route in own.iter().filter(|r| listener.serves(&r.pattern)) {
             self.add_own(&mut builder, route);
         }
@@ -214,6 +223,7 @@ pub(crate) fn label_names(config: &Config) -> Vec<String> {
     names.extend(config.listeners.iter().map(|l| l.name.clone()));
     names.extend(config.prepared.iter().map(|r| r.name.clone()));
     names.extend(config.metrics.iter().map(|r| r.name.clone()));
+    names.extend(config.files.iter().map(|r| r.name.clone()));
     names.extend(application::routes().map(|r| r.pattern.clone()));
     names
 }
@@ -221,8 +231,9 @@ pub(crate) fn label_names(config: &Config) -> Vec<String> {
 fn served<'a>(config: &'a Config, own: &[&'a ember::Route], listener: &Listener) -> Vec<&'a str> {
     let prepared = config.prepared.iter().map(|r| r.name.as_str());
     let metrics = config.metrics.iter().map(|r| r.name.as_str());
+    let files = config.files.iter().map(|r| r.name.as_str());
     let own = own.iter().map(|r| r.pattern.as_str());
-    prepared.chain(metrics).chain(own).filter(|name| listener.serves(name)).collect()
+    prepared.chain(metrics).chain(files).chain(own).filter(|name| listener.serves(name)).collect()
 }
 
 fn slashes(listener: &Listener) -> SlashStrategy {

@@ -109,8 +109,9 @@ impl Reach {
 }
 
 /// The trees that a config serves from.
-fn roots(_config: &Config) -> impl Iterator<Item = PathBuf> {
-    std::iter::empty()
+fn roots(config: &Config) -> impl Iterator<Item = PathBuf> {
+    // Also of a single file: whatever takes its place must be readable too.
+    config.files.iter().map(|route| route.place().0)
 }
 
 /// The TCP ports that a config passes requests on to.
