@@ -54,6 +54,8 @@ pub struct ThreadBoot {
     pub listeners: Vec<(usize, OwnedFd)>,
     /// The counter page that this thread alone writes.
     pub page: usize,
+    /// Its share of `limits.max_connections`.
+    pub connections_max: u32,
 }
 
 /// What a ring thread is to do now. Orders only move down this list.

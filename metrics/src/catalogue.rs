@@ -78,6 +78,10 @@ pub enum Family {
     ProcessStartTime = 32,
     /// `process_threads`
     ProcessThreads = 33,
+    /// `emberd_connections_paused`
+    ConnectionsPaused = 34,
+    /// `emberd_connections_pauses_total`
+    ConnectionsPauses = 35,
 }
 
 /// What kind of number a family holds.
@@ -158,7 +162,7 @@ pub const BUCKETS_NS: [u64; 19] = [
 pub const FAMILIES: usize = CATALOGUE.len();
 
 /// All families, in the order of their numbers and of exposition.
-pub static CATALOGUE: [Description; 34] = {
+pub static CATALOGUE: [Description; 36] = {
     use Family as F;
     use Label::{Name, Number, Status, Word};
     [
@@ -211,6 +215,20 @@ pub static CATALOGUE: [Description; 34] = {
             F::ConnectionsClosed,
             "emberd_connections_closed_total",
             "Connections closed, by the reason that ended them.",
+            &[Name("listener"), Number("worker"), Name("reason")],
+        ),
+        gauge(
+            F::ConnectionsPaused,
+            "emberd_connections_paused",
+            "Threads whose accepting waits now, since their share of limits.max_connections is used \
+             up or the system has no more to give.",
+            &[Name("listener"), Number("worker")],
+        ),
+        counter(
+            F::ConnectionsPauses,
+            "emberd_connections_pauses_total",
+            "Times that accepting began to wait, by what there was too little of: the limit's \
+             connections, descriptors or memory.",
             &[Name("listener"), Number("worker"), Name("reason")],
         ),
         counter(

@@ -150,6 +150,16 @@ impl Key {
         Self::new(Family::ConnectionsClosed, &[listener.0, worker, reason.0])
     }
 
+    /// Threads whose accepting waits.
+    pub fn connections_paused(listener: NameId, worker: u16) -> Self {
+        Self::new(Family::ConnectionsPaused, &[listener.0, worker])
+    }
+
+    /// Times that accepting began to wait.
+    pub fn connections_pauses(listener: NameId, worker: u16, reason: NameId) -> Self {
+        Self::new(Family::ConnectionsPauses, &[listener.0, worker, reason.0])
+    }
+
     /// Requests that could not be read.
     pub fn parse_errors(reason: NameId) -> Self {
         Self::new(Family::ParseErrors, &[reason.0])

@@ -182,6 +182,15 @@ impl Gather {
         self.0.pieces.len() > PIECES_MAX && self.rest(sent).count() > PIECES_MAX
     }
 
+    /// All the pieces, where every one is part of a region.
+    pub(crate) fn pinned(&self) -> Option<Vec<Pinned>> {
+        let pinned = |piece: &Piece| match piece {
+            Piece::Pinned(pinned) => Some(pinned.clone()),
+            _ => None,
+        };
+        self.0.pieces.iter().map(pinned).collect()
+    }
+
     /// What is left after the first `sent` bytes, piece by piece. The addresses in it are good as
     /// long as the gather itself lives and is not changed.
     fn rest(&self, sent: usize) -> impl Iterator<Item = libc::iovec> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::*;
 use ember_uring::{
-    Chain, Completion, Driver, Errno, FeatureState, LinkForm, Op, Options, Outcome, Region, Then,
-    Uring,
+    Chain, Completion, Driver, Errno, FeatureState, LinkForm, Op, Options, Outcome, Payload, Piece,
+    Region, Then, Uring,
 };
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -428,7 +428,7 @@ fn tcp6_and_unix_listeners_are_served_alike() {
 
 #[test]
 fn memory_sent_without_a_copy_is_kept_until_the_notification() {
-    for registered in [false, true] {
+    for (registered, gathered) in [(false, false), (true, false), (false, true), (true, true)] {
         for then in [Then::Nothing, Then::Recv, Then::Shutdown, Then::Close] {
             let mut bench =
                 bench(Options { zero_copy_min: Some(4096), ..options(LinkForm::Linked) });
@@ -438,7 +438,13 @@ fn memory_sent_without_a_copy_is_kept_until_the_notification() {
             let (mut client, sock) = narrow(&mut bench);
             let bytes = pattern(1 << 20);
             let reply = bench.region.alloc_from(&bytes).unwrap();
-            bench.driver.send(sock, reply.clone().into(), then).unwrap();
+            let payload = if gathered {
+                let parts = [reply.slice(..100), reply.slice(100..)];
+                Payload::from(parts.map(Piece::Pinned).into_iter().collect::<Vec<_>>())
+            } else {
+                Payload::from(reply.clone())
+            };
+            bench.driver.send(sock, payload, then).unwrap();
             bench.turn(Duration::ZERO);
             assert!(!reply.is_unique(), "the network still needs it");
             let reader = std::thread::spawn(move || (read(&mut client, 1 << 20), client));
@@ -461,6 +467,36 @@ fn memory_sent_without_a_copy_is_kept_until_the_notification() {
             let stats = bench.driver.stats();
             assert_eq!(stats.cqe(Op::Send, Outcome::Ok), 0, "nothing went by copy");
             assert!(stats.cqe(Op::SendZc, Outcome::Ok) >= 1);
+        }
+    }
+}
+
+#[test]
+fn a_reset_gives_memory_back_that_was_being_sent_without_a_copy() {
+    for gathered in [false, true] {
+        let mut bench = bench(Options { zero_copy_min: Some(4096), ..options(LinkForm::Linked) });
+        let (client, sock) = narrow(&mut bench);
+        let reply = bench.region.alloc_from(&pattern(1 << 20)).unwrap();
+        let payload = if gathered {
+            let parts = [reply.slice(..100), reply.slice(100..)];
+            Payload::from(parts.map(Piece::Pinned).into_iter().collect::<Vec<_>>())
+        } else {
+            Payload::from(reply.clone())
+        };
+        bench.driver.send(sock, payload, Then::Recv).unwrap();
+        bench.turn(Duration::ZERO);
+        assert!(!reply.is_unique(), "the network still needs it");
+        drop(client); // with unread bytes, so by a reset
+        match bench.next() {
+            Completion::Failed { sock: on, .. } => assert_eq!(on, sock),
+            other => panic!("not failed: {other:?}"),
+        }
+        bench.driver.close(sock);
+        bench.closed(sock);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !reply.is_unique() {
+            assert!(std::time::Instant::now() < deadline, "no notification");
+            bench.turn(Duration::from_millis(5));
         }
     }
 }

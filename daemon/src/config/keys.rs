@@ -431,7 +431,8 @@ const LIMITS: &[Key] = &[
         "max_connections",
         Int(1, 16_777_216),
         Is("65536"),
-        "Connections of a thread at a time. Above it, accepting waits.",
+        "Connections of the whole server at a time. Each thread has an equal share of them, and when \
+         that is used up its accepting waits for one to end (`emberd_connections_paused`).",
     ),
     key(
         "drain_delay",

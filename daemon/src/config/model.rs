@@ -180,7 +180,7 @@ pub struct Limits {
     /// Time before the lowest rates count.
     #[serde(with = "nanos")]
     pub rate_grace: Duration,
-    /// Connections of a thread at a time.
+    /// Connections of the whole server at a time, which its threads share equally.
     pub max_connections: u32,
     /// How long a draining server still serves everything but says "not ready".
     #[serde(with = "nanos")]

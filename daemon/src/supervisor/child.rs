@@ -62,6 +62,11 @@ fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
     }
     let note = |text: String, warning| reports.send(&Report::Note { text, warning }, &[]);
     settle(&message, &shared, note)?;
+    let threads_before = |worker: usize| -> usize {
+        shared.workers.iter().take(worker).map(|plan| plan.cpus.len()).sum()
+    };
+    let (first, all) = (threads_before(message.worker.into()), threads_before(usize::MAX));
+    let connections = shared.config.limits.max_connections;
     let plan = shared.workers.into_iter().nth(message.worker.into()).ok_or_else(cut_short)?;
     let names = Names::from_text(&shared.names)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -69,10 +74,12 @@ fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
     let threads: Vec<ThreadBoot> = message
         .threads
         .iter()
-        .map(|thread| ThreadBoot {
+        .enumerate()
+        .map(|(nth, thread)| ThreadBoot {
             cpu: thread.cpu,
             listeners: thread.listeners.iter().copied().zip(&mut sockets).collect(),
             page: thread.page,
+            connections_max: share(connections, all, first + nth),
         })
         .collect();
     let fence = shared.confinement.fence && !message.in_process;
@@ -141,4 +148,25 @@ fn close_the_fence() -> io::Result<()> {
 
 fn cut_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the supervisor did not say what to do")
+}
+
+/// The share that the `nth` of all threads has of a number.
+fn share(number: u32, threads: usize, nth: usize) -> u32 {
+    let threads = u32::try_from(threads).unwrap_or(u32::MAX).max(1);
+    let rest = usize::try_from(number % threads).unwrap_or(usize::MAX);
+    (number / threads + u32::from(nth < rest)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_and_nobody_gets_nothing() {
+        for (number, threads) in [(65_536, 3), (7, 7), (10, 4), (1, 1)] {
+            let shares = (0..threads).map(|nth| share(number, threads, nth));
+            assert_eq!(shares.sum::<u32>(), number, "{number} over {threads}");
+        }
+        assert_eq!(share(2, 4, 3), 1);
+    }
 }

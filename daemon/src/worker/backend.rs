@@ -15,13 +15,13 @@ pub(crate) enum Opened {
     Epoll(Box<Epoll>),
 }
 
-/// Opens the driver that the config asks for on the calling thread; says why it is that one, in
+/// Opens the driver that the config asks for on the calling thread, for so many connections; says why it is that one, in
 /// few enough words for a label.
 ///
 /// # Errors
 /// io_uring refused where nothing else was allowed, with the mend; or a refused epoll.
-pub(crate) fn open(config: &Config) -> io::Result<(Opened, String)> {
-    let options = config.ring.options(config.limits.max_connections);
+pub(crate) fn open(config: &Config, connections_max: u32) -> io::Result<(Opened, String)> {
+    let options = config.ring.options(connections_max);
     let epoll = |why: String| Ok((Opened::Epoll(Box::new(Epoll::new(&options)?)), why));
     match config.ring.backend {
         Backend::Epoll => epoll("asked for".to_owned()),

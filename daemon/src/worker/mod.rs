@@ -109,7 +109,7 @@ impl Start {
         // Said before the seat is left: the process may end as soon as it is.
         let worker = self.worker;
         let tell = |error: &io::Error| tracing::error!(worker, "worker {worker}: {error}");
-        match backend::open(&self.config).inspect_err(tell)? {
+        match backend::open(&self.config, self.boot.connections_max).inspect_err(tell)? {
             (Opened::Uring(driver), why) => self.serve_on(*driver, &why),
             (Opened::Epoll(driver), why) => self.serve_on(*driver, &why),
         }

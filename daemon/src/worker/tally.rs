@@ -83,6 +83,29 @@ impl Closed {
     }
 }
 
+/// What accepting waits for; the name is the `reason` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// A connection of this thread's share of the limit.
+    Limit,
+    /// A descriptor.
+    Descriptors,
+    /// Memory of the kernel's.
+    Memory,
+}
+
+impl Pause {
+    const ALL: [Pause; 3] = [Pause::Limit, Pause::Descriptors, Pause::Memory];
+
+    fn name(self) -> &'static str {
+        match self {
+            Pause::Limit => "limit",
+            Pause::Descriptors => "descriptors",
+            Pause::Memory => "memory",
+        }
+    }
+}
+
 /// The `reason` label of a copied reply.
 fn fallthrough_name(why: Fallthrough) -> &'static str {
     match why {
@@ -102,6 +125,7 @@ pub(super) fn intern<'a>(
     names.intern(UNMATCHED);
     names.intern(ADMIN_LISTENER);
     let reasons = Closed::ALL.iter().map(|r| r.name());
+    let reasons = reasons.chain(Pause::ALL.map(Pause::name));
     let errors = Reason::ALL.iter().map(|r| r.name());
     let copies = [Fallthrough::BlocksBusy, Fallthrough::RegionFull].map(fallthrough_name);
     let ops = Op::ALL.iter().map(|op| op.name());
@@ -129,6 +153,8 @@ pub(crate) struct Tally {
 struct ListenerCounters {
     accepted: Counter,
     active: Gauge,
+    /// Made when accepting waits for the first time.
+    paused: Option<Gauge>,
     closed: [Option<Counter>; Closed::ALL.len()],
     name: NameId,
 }
@@ -183,6 +209,7 @@ impl Tally {
             listeners.push(ListenerCounters {
                 accepted: page.counter(Key::connections_accepted(name, worker)),
                 active: page.gauge(Key::connections_active(name, worker)),
+                paused: None,
                 closed: [None; Closed::ALL.len()],
                 name,
             });
@@ -226,6 +253,26 @@ impl Tally {
             self.page.counter(Key::connections_closed(counters.name, self.worker, reason))
         });
         self.page.add(counter, 1);
+    }
+
+    /// Accepting on a listener waits.
+    pub(crate) fn paused(&mut self, listener: usize, why: Pause) {
+        let counters = &mut self.listeners[listener];
+        let gauge = *counters.paused.get_or_insert_with(|| {
+            self.page.gauge(Key::connections_paused(counters.name, self.worker))
+        });
+        self.page.set(gauge, 1);
+        let reason = self.names.id(why.name());
+        let key = Key::connections_pauses(counters.name, self.worker, reason);
+        let counter = self.page.counter(key);
+        self.page.add(counter, 1);
+    }
+
+    /// It goes on.
+    pub(crate) fn resumed(&mut self, listener: usize) {
+        if let Some(gauge) = self.listeners[listener].paused {
+            self.page.set(gauge, 0);
+        }
     }
 
     /// `count` prepared replies of together `bytes` bytes are about to go out as one send.

@@ -25,7 +25,7 @@ use super::functions::{Answers, Functions, Slots};
 use super::replies::{Outgoing, Replies};
 use super::site::Sites;
 use super::streams::Client;
-use super::tally::{Closed, Tally};
+use super::tally::{Closed, Pause, Tally};
 use super::tasks::{Later, Polled, Started, Task};
 use super::timers::{TICK_MS, Tick, Wheel};
 use crate::boot::{Order, Seat};
@@ -88,6 +88,7 @@ pub(crate) struct Thread<D> {
     /// Listeners that stopped for want of descriptors or memory.
     paused: Vec<ListenerId>,
     paused_until: Option<Instant>,
+    sockets_max: usize,
     /// What a full queue gave back.
     deferred: VecDeque<(Sock, Payload, Then)>,
     pub(super) out: Outgoing,
@@ -130,6 +131,7 @@ impl<D: Driver> Thread<D> {
             listeners,
             paused: Vec::new(),
             paused_until: None,
+            sockets_max,
             deferred: VecDeque::new(),
             out: Outgoing::default(),
             clock,
@@ -262,7 +264,7 @@ impl<D: Driver> Thread<D> {
             Completion::Ended { sock } => self.ended(sock),
             Completion::Failed { sock, op, error } => self.failed(sock, op, error),
             Completion::Closed { sock } => self.closed(sock),
-            Completion::AcceptPaused { listener, .. } => self.accept_paused(listener),
+            Completion::AcceptPaused { listener, error } => self.accept_paused(listener, error),
             Completion::Peer { sock, address } => self.peer(sock, address.map(|a| *a)),
             Completion::Delivery { sock, delivery } => self.told(sock, delivery),
             Completion::Connected { sock } => self.connected(sock),
@@ -606,10 +608,14 @@ impl<D: Driver> Thread<D> {
             }
         }
         if self.paused_until.is_some_and(|until| self.now >= until) {
+            // At the limit only a connection's end is worth a try, and that sets the time anew.
             self.paused_until = None;
-            if !matches!(self.order, Order::Drain { .. } | Order::Stop) {
+            if self.open < self.sockets_max {
                 for listener in self.paused.drain(..) {
-                    self.driver.resume(listener);
+                    self.tally.resumed(self.listeners[listener.index()].1);
+                    if !matches!(self.order, Order::Drain { .. } | Order::Stop) {
+                        self.driver.resume(listener);
+                    }
                 }
             }
         }
@@ -728,10 +734,16 @@ impl<D: Driver> Thread<D> {
         }
     }
 
-    fn accept_paused(&mut self, listener: ListenerId) {
+    fn accept_paused(&mut self, listener: ListenerId, error: Errno) {
         if !self.paused.contains(&listener) {
             self.paused.push(listener);
         }
+        let why = match error {
+            Errno::ENOMEM | Errno::ENOBUFS => Pause::Memory,
+            _ if self.open >= self.sockets_max => Pause::Limit,
+            _ => Pause::Descriptors,
+        };
+        self.tally.paused(self.listeners[listener.index()].1, why);
         self.paused_until.get_or_insert(self.now + ACCEPT_RETRY);
     }
 

@@ -78,7 +78,9 @@ impl Features {
     }
 
     pub(super) fn zero_copy(&mut self, wanted: bool) -> bool {
-        let there = self.probe.is_supported(opcode::SendZc::CODE) && !self.avoids(SEND_ZC);
+        let codes = [opcode::SendZc::CODE, opcode::SendMsgZc::CODE];
+        let there = codes.into_iter().all(|code| self.probe.is_supported(code));
+        let there = there && !self.avoids(SEND_ZC);
         self.note(SEND_ZC, wanted, there, "sends by copy")
     }
 
@@ -126,6 +128,7 @@ pub(super) fn restrictions() -> Vec<Restriction> {
         opcode::Send::CODE,
         opcode::SendZc::CODE,
         opcode::SendMsg::CODE,
+        opcode::SendMsgZc::CODE,
         opcode::Shutdown::CODE,
         opcode::Close::CODE,
         opcode::AsyncCancel2::CODE,

@@ -52,7 +52,7 @@ pub struct Uring {
     sockets: Vec<Socket>,
     listeners: Vec<Listener>,
     /// Zero-copy sends whose memory the kernel may still read.
-    zero_copy: Slab<Pinned>,
+    zero_copy: Slab<Vec<Pinned>>,
     /// Buffers that came before they were asked for, by their id.
     held: Vec<Held>,
     /// Receives that wait for a buffer, oldest first.

@@ -132,6 +132,18 @@ impl Sqe {
         Sqe(on!(target, |fd| opcode::SendMsg::new(fd, header).flags(flags).build()))
     }
 
+    /// The same without a copy; completes twice.
+    ///
+    /// # Safety
+    /// The header and its vector must stay as they are until the operation's first completion, the
+    /// bytes until its notification.
+    pub(super) unsafe fn sendmsg_zc(target: Target, header: *const libc::msghdr) -> Sqe {
+        let flags = SEND_FLAGS as u32;
+        Sqe(on!(target, |fd| {
+            opcode::SendMsgZc::new(fd, header).flags(flags).ioprio(ZC_REPORT_USAGE).build()
+        }))
+    }
+
     /// Waits until a byte can be received and leaves it there; at end-of-file it breaks the chain.
     ///
     /// # Safety

@@ -289,7 +289,7 @@ impl Uring {
             {
                 let rest = &pinned[sent..];
                 let (data, len, index) = (rest.as_ptr(), rest.len(), pinned.registered(self.id));
-                let entry = self.zero_copy.insert(pinned.clone());
+                let entry = self.zero_copy.insert(vec![pinned.clone()]);
                 // The kernel refuses a zero-copy send that is to be silent.
                 silent = false;
                 token = Token { op: Op::SendZc, generation: entry as u32, slot }.encode();
@@ -306,6 +306,20 @@ impl Uring {
                 let rest = &bytes[sent..];
                 // SAFETY: As above; a vector's bytes do not move with it.
                 unsafe { Sqe::send(target, rest.as_ptr(), clamp(rest.len())) }
+            }
+            Payload::Gather(gather)
+                if !copy
+                    && is_zero_copy(self.options.zero_copy_min, gather.len())
+                    && let Some(pieces) = gather.pinned() =>
+            {
+                let entry = self.zero_copy.insert(pieces);
+                silent = false;
+                token = Token { op: Op::SendZc, generation: entry as u32, slot }.encode();
+                let header = gather.header(sent);
+                // SAFETY: Header and vector are boxed with the gather, which stays in the socket's
+                // record until the first completion; the clones in `zero_copy` keep the bytes
+                // until the notification.
+                unsafe { Sqe::sendmsg_zc(target, header) }
             }
             Payload::Gather(gather) => {
                 let header = gather.header(sent);

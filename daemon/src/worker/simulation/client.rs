@@ -57,8 +57,8 @@ pub(super) struct World<'a> {
     pub(super) requests_max: usize,
     /// Of each server, whether it has been told to drain.
     pub(super) draining: &'a [bool],
-    /// Every date that a reply may bear.
-    pub(super) dates: &'a [String],
+    /// The dates that each server has had, in their order.
+    pub(super) dates: &'a [Vec<String>],
 }
 
 /// A client with a list of requests, which it asks on as many connections as that takes.
@@ -82,6 +82,8 @@ pub(super) struct Client {
 struct Wire {
     end: SimClient,
     server: usize,
+    /// The date that its server had when this connection began, by its place.
+    date: usize,
     /// The request that this connection began with.
     first: usize,
     bytes: Vec<u8>,
@@ -137,7 +139,7 @@ impl Client {
     }
 
     /// Starts over on a new connection with what is not answered yet.
-    pub(super) fn connect(&mut self, end: SimClient, server: usize) {
+    pub(super) fn connect(&mut self, end: SimClient, server: usize, dates: &[String]) {
         self.unsure += usize::from(self.door == Door::Beacon);
         let (mut bytes, mut begins) = (Vec::new(), Vec::new());
         for request in &self.script[self.answered..] {
@@ -147,6 +149,7 @@ impl Client {
         self.wire = Some(Wire {
             end,
             server,
+            date: dates.len().saturating_sub(1),
             first: self.answered,
             bytes,
             begins,
@@ -221,7 +224,8 @@ impl Client {
             lines.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
         };
         let date = field("Date").expect("a date");
-        assert!(world.dates.contains(&date), "{date} has never been: {:?}", world.dates);
+        let dates = &world.dates[wire.server][wire.date..];
+        assert!(dates.contains(&date), "{date} is not of this connection's time: {dates:?}");
         let body_len = match &request.body {
             Some(_) => field("Content-Length").expect("a length").parse().expect("a number"),
             None => 0,
