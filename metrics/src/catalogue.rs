@@ -217,20 +217,6 @@ pub static CATALOGUE: [Description; 36] = {
             "Connections closed, by the reason that ended them.",
             &[Name("listener"), Number("worker"), Name("reason")],
         ),
-        gauge(
-            F::ConnectionsPaused,
-            "emberd_connections_paused",
-            "Threads whose accepting waits now, since their share of limits.max_connections is used \
-             up or the system has no more to give.",
-            &[Name("listener"), Number("worker")],
-        ),
-        counter(
-            F::ConnectionsPauses,
-            "emberd_connections_pauses_total",
-            "Times that accepting began to wait, by what there was too little of: the limit's \
-             connections, descriptors or memory.",
-            &[Name("listener"), Number("worker"), Name("reason")],
-        ),
         counter(
             F::ParseErrors,
             "emberd_parse_errors_total",
@@ -392,6 +378,20 @@ pub static CATALOGUE: [Description; 36] = {
             &[],
         ),
         gauge(F::ProcessThreads, "process_threads", "Threads of the server's processes.", &[]),
+        gauge(
+            F::ConnectionsPaused,
+            "emberd_connections_paused",
+            "Threads whose accepting waits now, since their share of limits.max_connections is used \
+             up or the system has no more to give.",
+            &[Name("listener"), Number("worker")],
+        ),
+        counter(
+            F::ConnectionsPauses,
+            "emberd_connections_pauses_total",
+            "Times that accepting began to wait, by what there was too little of: the limit's \
+             connections, descriptors or memory.",
+            &[Name("listener"), Number("worker"), Name("reason")],
+        ),
     ]
 };
 

@@ -40,6 +40,7 @@ fn fill(page: &mut Page, name: NameId, worker: u16) {
         Key::http_response_bytes(name),
         Key::connections_accepted(name, worker),
         Key::connections_closed(name, worker, name),
+        Key::connections_pauses(name, worker, name),
         Key::parse_errors(name),
         Key::rate_limited(name),
         Key::prepared_sends(name, Chain::ReplyRecv, SendResult::Queued),
@@ -61,6 +62,7 @@ fn fill(page: &mut Page, name: NameId, worker: u16) {
     let gauges = [
         Key::http_requests_in_flight(),
         Key::connections_active(name, worker),
+        Key::connections_paused(name, worker),
         Key::upstream_up(name),
         Key::tune_drift(name),
         Key::irq_misaligned(name),
