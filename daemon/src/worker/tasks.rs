@@ -37,6 +37,8 @@ pub(super) struct Task {
     pub(super) receiving: bool,
     /// The client sends no more.
     ended: bool,
+    /// The handler has asked for its body while something was going out.
+    wants_body: bool,
 }
 
 /// How far it is.
@@ -109,7 +111,17 @@ impl Started {
 impl Task {
     pub(super) fn of(sock: Sock, later: Later) -> Task {
         let Later { about, work, body, peer } = later;
-        Task { sock, about, work, body, peer, sending: false, receiving: false, ended: false }
+        Task {
+            sock,
+            about,
+            work,
+            body,
+            peer,
+            sending: false,
+            receiving: false,
+            ended: false,
+            wants_body: false,
+        }
     }
 }
 
@@ -193,12 +205,18 @@ impl<D: Driver> Thread<D> {
         if matches!(task.work, Work::Upgrading(..)) {
             return self.upgrade(id);
         }
+        let wants_body = std::mem::take(&mut task.wants_body);
         let waits_for_a_handler = task.ended && matches!(task.work, Work::Handling(..));
         if waits_for_a_handler {
             let patience = ticks_of(self.sites.half_close_ms());
             self.set_deadline(sock, patience);
-        } else if self.conn(sock).phase() != Phase::Body {
+        } else if self.conn(sock).phase() == Phase::Body {
+            self.resume_body(sock);
+        } else {
             self.wheel_remove(sock);
+        }
+        if wants_body {
+            self.ask_body(id);
         }
         self.go_on_unless_sending(id);
     }
@@ -390,7 +408,10 @@ impl<D: Driver> Thread<D> {
         });
         if ended && let Some(task) = self.task(id) {
             task.body = None;
-            self.wheel_remove(sock);
+            // No limit of ours while the handler works, but one while something goes out.
+            if !task.sending {
+                self.wheel_remove(sock);
+            }
         }
         if let Some(next) = next {
             feed.fail(Error::new(400, "the body was broken off"));
@@ -414,7 +435,7 @@ impl<D: Driver> Thread<D> {
         if task.receiving || task.ended {
             return;
         }
-        let (sock, is_body) = (task.sock, task.body.is_some());
+        let (sock, is_body, sending) = (task.sock, task.body.is_some(), task.sending);
         let has_room = task.body.as_ref().is_none_or(BodyFeed::has_room);
         if !has_room || !is_body && self.conn(sock).has_surplus() {
             return;
@@ -422,7 +443,7 @@ impl<D: Driver> Thread<D> {
         if let Some(task) = self.task(id) {
             task.receiving = true;
         }
-        if is_body {
+        if is_body && !sending {
             self.resume_body(sock);
         }
         self.receive(sock);
@@ -432,6 +453,11 @@ impl<D: Driver> Thread<D> {
     pub(super) fn ask_body(&mut self, id: TaskId) {
         let Some(task) = self.task(id) else { return };
         if task.body.is_none() {
+            return;
+        }
+        // The word to go on has to wait for what was sent before it.
+        task.wants_body = task.sending;
+        if task.sending {
             return;
         }
         let sock = task.sock;

@@ -6,6 +6,9 @@ use ember_uring::SimClient;
 pub(super) const SMALL: &str = "small";
 pub(super) const LARGE_BYTES: usize = 3_000;
 pub(super) const APART_BYTES: usize = 20_000;
+pub(super) const LATER: &str = "later";
+pub(super) const PIECES: usize = 7;
+pub(super) const PIECE_BYTES: usize = 1_300;
 pub(super) const METRICS: &str = "metrics\n";
 
 /// Numbers that follow from a seed (SplitMix64).
@@ -299,14 +302,16 @@ fn request(door: Door, number: usize, nth: usize, last: bool, random: &mut Rando
     if last && random.chance(300) {
         return last_request(door, random);
     }
-    let mut request = match random.below(9) {
+    let mut request = match random.below(11) {
         0 => get("GET", "/small", 200, Some(SMALL.into())),
         1 => get("HEAD", "/large", 200, None),
         2 => get("GET", "/large", 200, Some(vec![b'l'; LARGE_BYTES])),
         3 => get("GET", "/apart", 200, Some(vec![b'a'; APART_BYTES])),
         4 => get("GET", "/metrics", 200, Some(METRICS.into())),
         5 => get("GET", "/small", 200, Some(SMALL.into())),
-        6 => get("DELETE", "/none", 404, Some("404 Not Found\n".into())),
+        6 => get("GET", "/later", 200, Some(LATER.into())),
+        7 => get("GET", "/pieces", 200, Some(vec![b'p'; PIECES * PIECE_BYTES])),
+        8 => get("DELETE", "/none", 404, Some("404 Not Found\n".into())),
         _ => echo(number, nth, random.chance(500)),
     };
     if door == Door::Beacon {

@@ -9,10 +9,13 @@
 mod client;
 
 use std::fs::File;
+use std::future::Future as _;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ember::rt::Runtime;
@@ -20,7 +23,9 @@ use ember_affinity::WorkerPlan;
 use ember_metrics::{Family, Names, Pages};
 use ember_uring::{Completion, Driver as _, ListenerId, Options, Sim, SimNet, SimOptions};
 
-use self::client::{APART_BYTES, Client, LARGE_BYTES, METRICS, Random, SMALL, World};
+use self::client::{
+    APART_BYTES, Client, LARGE_BYTES, LATER, METRICS, PIECE_BYTES, PIECES, Random, SMALL, World,
+};
 use super::clock::{Clock, Simulated};
 use super::functions::{Functions, Services};
 use super::scribe::{Job, Scribe};
@@ -51,13 +56,61 @@ fn settings() -> &'static [Setting; 2] {
 
 fn setting(requests_max: usize) -> Setting {
     let config = config(requests_max);
-    let app = ember::App::new().post("/echo", |request: &ember::Request| request.body().to_vec());
+    let app = ember::App::new()
+        .post("/echo", |request: &ember::Request| request.body().to_vec())
+        .get("/later", later)
+        .get("/pieces", pieces);
     let own: Vec<&ember::Route> = app.routes().iter().collect();
     let sites = Arc::new(Sites::with(&config, &own).unwrap());
     let mut names = Names::new();
     super::intern(&mut names, &config);
-    names.intern("/echo");
+    for name in ["/echo", "/later", "/pieces"] {
+        names.intern(name);
+    }
     Setting { sites, names, requests_max }
+}
+
+/// A handler that suspends, and works beside itself.
+async fn later(_: &ember::Request) -> ember::Response {
+    let task = ember::spawn(ember::time::sleep(Duration::from_millis(3)));
+    ember::time::sleep(Duration::from_millis(2)).await;
+    let done = task.await.is_ok();
+    ember::Response::text(if done { 200 } else { 500 }, LATER)
+}
+
+/// A reply that is made while it goes out, now at once, now later.
+struct Pieces {
+    left: usize,
+    wait: Option<ember::time::Sleep>,
+}
+
+async fn pieces(_: &ember::Request) -> ember::Response {
+    let stream = Pieces { left: PIECES, wait: None };
+    ember::Response::new(200).with_body(ember::Body::stream(stream))
+}
+
+impl ember::BodyStream for Pieces {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<ember::Piece>>> {
+        if let Some(wait) = &mut self.wait {
+            std::task::ready!(Pin::new(wait).poll(cx));
+            self.wait = None;
+        }
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= 1;
+        if self.left % 3 == 1 {
+            self.wait = Some(ember::time::sleep(Duration::from_millis(1)));
+        }
+        Poll::Ready(Some(Ok(ember::Piece::Owned(vec![b'p'; PIECE_BYTES]))))
+    }
+
+    fn length(&self) -> Option<u64> {
+        Some((PIECES * PIECE_BYTES) as u64)
+    }
 }
 
 fn config(requests_max: usize) -> Config {
