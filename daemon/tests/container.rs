@@ -1,8 +1,10 @@
-//! The server as process 1, as a container runs it.
+//! The server as containers run it: as process 1, and within limits.
 
 mod common;
 
 use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Client, Server, wait_until};
@@ -110,4 +112,75 @@ fn process_1_hands_its_exit_status_on() {
     let Some(command) = in_namespace() else { return };
     let mut server = Server::launch(command, "workers = { count = 0 }", &[]);
     assert_eq!(server.wait().code(), Some(78));
+}
+
+/// A control group of this test's own, of whichever version the machine has for the controller.
+struct ControlGroup(PathBuf);
+
+impl ControlGroup {
+    /// With a limit: the file of version 2 and its text, or those of version 1.
+    fn with(controller: &str, v2: (&str, &str), v1: &[(&str, &str)]) -> Option<ControlGroup> {
+        let name = format!("emberd-test-{controller}-{}", std::process::id());
+        let hierarchies = [
+            ("/sys/fs/cgroup".to_owned(), &[v2][..]),
+            (format!("/sys/fs/cgroup/{controller}"), v1),
+        ];
+        for (hierarchy, limits) in hierarchies {
+            let group = ControlGroup(Path::new(&hierarchy).join(&name));
+            if fs::create_dir(&group.0).is_err() {
+                continue;
+            }
+            let set = |(file, text): &(&str, &str)| {
+                // Never made: a control group has the file, or something else is mounted there.
+                let file = fs::OpenOptions::new().write(true).open(group.0.join(file));
+                file.and_then(|mut file| file.write_all(text.as_bytes())).is_ok()
+            };
+            if limits.iter().all(set) {
+                return Some(group);
+            }
+        }
+        println!("skipped: no control group can be limited here: {controller}");
+        None
+    }
+
+    /// What the doctor says inside.
+    fn doctor(&self, settings: &[&str]) -> String {
+        let join = "echo $$ > \"$0\"/cgroup.procs && exec \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", join]).arg(&self.0).arg(env!("CARGO_BIN_EXE_emberd")).arg("doctor");
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_cpu_limit_of_the_container_bounds_the_threads() {
+    let v1 = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "50000")];
+    let limit = ControlGroup::with("cpu", ("cpu.max", "50000 100000"), &v1);
+    let Some(group) = limit else { return };
+    let said = group.doctor(&[]);
+    assert!(said.contains("the cgroup grants 0.5 CPUs' time"), "{said}");
+    assert!(said.contains("1 worker: 1 thread on"), "{said}");
+}
+
+#[test]
+fn a_memory_limit_of_the_container_bounds_the_threads() {
+    let v1 = [("memory.limit_in_bytes", "100M")];
+    let limit = ControlGroup::with("memory", ("memory.max", "100M"), &v1);
+    let Some(group) = limit else { return };
+    // 32 MiB of buffers a thread.
+    let said = group.doctor(&["ring.buffers=4096", "ring.buffer_size=8KiB"]);
+    assert!(said.contains("the cgroup grants 100 MiB of memory"), "{said}");
+    assert!(said.contains("1 worker: 1 thread on"), "{said}");
+    // Threads that were asked for are given, and the doctor says what comes of it.
+    let said = group.doctor(&["ring.buffers=4096", "ring.buffer_size=8KiB", "workers.threads=8"]);
+    assert!(said.contains("8 threads take 257 MiB before any connection"), "{said}");
 }
