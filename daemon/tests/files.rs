@@ -359,6 +359,7 @@ fn nothing_leads_out() {
             assert!(!reply.head.contains("secret"), "{path}");
         }
         assert_eq!(get(&server, "/files/unreadable").status, 403);
+        server.wait_for_line("cannot be served: \"unreadable\"");
     }
 }
 

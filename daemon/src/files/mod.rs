@@ -24,9 +24,9 @@ use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ember::{Handler, Request, Response};
 
@@ -38,6 +38,9 @@ use tree::Tree;
 
 /// How often a file that changes under our hands is opened anew for one request.
 const TRIES: usize = 3;
+
+/// How often a route tells that a file cannot be read: clients can ask for it without end.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// The files of one route.
 pub(crate) struct Files {
@@ -51,6 +54,8 @@ pub(crate) struct Files {
     fresh: Duration,
     files_max: usize,
     memory_max: usize,
+    /// When a fault was told last.
+    told: Mutex<Option<Instant>>,
 }
 
 /// Says for `emberd explain` where a request looks.
@@ -99,6 +104,7 @@ impl Files {
             fresh: config.fresh,
             files_max: config.open_files as usize,
             memory_max: usize::try_from(config.memory).unwrap_or(usize::MAX),
+            told: Mutex::new(None),
         }
     }
 
@@ -123,7 +129,7 @@ impl Files {
         };
         let store = match self.store() {
             Ok(store) => store,
-            Err(error) => return reply::failure(&error),
+            Err(error) => return self.failure(below, &error),
         };
         if let Some(cached) = store.at_hand(below)
             && let Some(response) = reply::file(&head, &cached)
@@ -140,10 +146,27 @@ impl Files {
                 Ok(Answer::Listing(place)) => {
                     return listing::page(&store.tree, &store.rules, place, head.path()).await;
                 }
-                Err(error) => return reply::failure(&error),
+                Err(error) => return self.failure(below, &error),
             }
         }
-        reply::failure(&io::ErrorKind::ResourceBusy.into())
+        self.failure(below, &io::ErrorKind::ResourceBusy.into())
+    }
+
+    /// The reply of a file that cannot be sent. What is our side's fault is told, now and then.
+    fn failure(&self, below: &str, error: &io::Error) -> Response {
+        let response = reply::failure(error);
+        if response.status() != 404 {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.is_none_or(|told| told.elapsed() > TOLD_EVERY) {
+                *told = Some(Instant::now());
+                let root = self.root.display();
+                tracing::warn!(
+                    "a file beneath {root} cannot be served: {below:?}: {error}; workers must be \
+                     able to read it (`user`)"
+                );
+            }
+        }
+        response
     }
 
     fn send(
