@@ -247,6 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn only_what_could_be_read_in_is_warm() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; 3 * BLOCK as usize]).unwrap();
+        let blocks = Blocks::new(Mapping::new(file, 3 * BLOCK as usize).unwrap());
+        let block = BLOCK as usize;
+        blocks.populate(0..block).unwrap();
+        assert!(matches!(blocks.need(&(0..BLOCK)), Need::Nothing));
+        blocks.mapping.file().set_len(BLOCK).unwrap();
+        let gone = blocks.populate(block..2 * block).unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(Errno::FAULT.raw_os_error()));
+        assert!(matches!(blocks.need(&(BLOCK..2 * BLOCK)), Need::Blocks(_)));
+    }
+
+    #[test]
     fn a_small_file_that_has_changed_is_looked_at_again() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"four").unwrap();
