@@ -183,6 +183,10 @@ impl Answer {
                 route.map(|route| files::explain(route, request)).unwrap_or_default()
             }
             Handler::App(_) => "answered by a handler of the program".to_owned(),
+            Handler::Proxy(at) => {
+                self.path_kind = "proxy";
+                format!("passed on {}", crate::routes::passed_on(&config.proxies[*at]))
+            }
             Handler::Live | Handler::Ready => "answered by the dispatch loop".to_owned(),
         };
     }
@@ -216,7 +220,8 @@ fn not_found(config: &Config, listener: &str, path: &str) -> String {
         let path = route.path.as_ref()?;
         Some((path, &route.name, &route.hosts))
     });
-    let routes: Vec<_> = prepared.chain(metrics).chain(files).collect();
+    let proxies = config.proxies.iter().map(|route| (&route.prefix, &route.name, &route.hosts));
+    let routes: Vec<_> = prepared.chain(metrics).chain(files).chain(proxies).collect();
     let served =
         |name: &str| config.listeners.iter().any(|it| it.name == listener && it.serves(name));
     if let Some((_, name, hosts)) = routes.iter().find(|(known, ..)| *known == path) {

@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod explain;
 mod files;
 mod log;
+mod proxy;
 pub mod routes;
 pub mod supervisor;
 mod top;

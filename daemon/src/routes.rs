@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::config::{Config, Prepared};
+use crate::config::{Config, Prepared, Proxy};
 use crate::worker::coding;
 
 /// One route of a config.
@@ -69,6 +69,15 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
         listeners: on(&route.name),
         answer: route.source().display().to_string(),
     });
+    let proxies = config.proxies.iter().map(|route| Route {
+        name: &route.name,
+        path: format!("{}/*", route.prefix.trim_end_matches('/')).into(),
+        hosts: &route.hosts,
+        kind: "proxy",
+        methods: &[],
+        listeners: on(&route.name),
+        answer: passed_on(route),
+    });
     let armed = config.listeners.iter().filter_map(|listener| {
         let reply = listener.reply.as_ref()?;
         Some(Route {
@@ -81,7 +90,14 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
             answer: format!("{} without body", reply.status),
         })
     });
-    prepared.chain(metrics).chain(files).chain(armed).collect()
+    prepared.chain(metrics).chain(files).chain(proxies).chain(armed).collect()
+}
+
+/// Where a proxy passes requests on to.
+pub(crate) fn passed_on(proxy: &Proxy) -> String {
+    let upstreams: Vec<String> = proxy.upstreams.iter().map(ToString::to_string).collect();
+    let cached = if proxy.cache.is_some() { ", cached" } else { "" };
+    format!("to {}{cached}", upstreams.join(" "))
 }
 
 fn prepared_answer(route: &Prepared) -> String {

@@ -154,6 +154,17 @@ impl Stream {
         }
     }
 
+    /// Takes everything out that came in and was not consumed, without a copy where nothing was
+    /// consumed of it.
+    #[must_use]
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        let mut state = self.core.state.borrow_mut();
+        let consumed = std::mem::take(&mut state.consumed);
+        let mut bytes = std::mem::take(&mut state.received);
+        bytes.drain(..consumed);
+        bytes
+    }
+
     /// Waits until what was sent before has gone out, then hands this over. Returns without
     /// waiting for it to go out; [`Stream::flush`] does.
     ///

@@ -1,8 +1,9 @@
 //! Replies of handlers.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use ember_http::{FieldError, ReplyContext, ReplyFraming, ReplyLength, date};
+use ember_http::{FieldBlock, FieldError, ReplyContext, ReplyFraming, ReplyLength, date};
 
 use crate::body::Body;
 
@@ -13,8 +14,16 @@ pub type Text = Cow<'static, str>;
 #[derive(Debug)]
 pub struct Response {
     status: u16,
+    block: Option<Block>,
     fields: Vec<(Text, Text)>,
     body: Body,
+}
+
+/// Fields that were rendered before.
+#[derive(Debug)]
+enum Block {
+    Owned(FieldBlock),
+    Shared(Arc<FieldBlock>),
 }
 
 /// What can be answered with.
@@ -39,7 +48,7 @@ impl Response {
     /// An empty reply of this status.
     #[must_use]
     pub fn new(status: u16) -> Response {
-        Response { status, fields: Vec::new(), body: Body::Empty }
+        Response { status, block: None, fields: Vec::new(), body: Body::Empty }
     }
 
     /// Plain text.
@@ -59,6 +68,29 @@ impl Response {
     pub fn header(mut self, name: impl Into<Text>, value: impl Into<Text>) -> Response {
         self.fields.push((name.into(), value.into()));
         self
+    }
+
+    /// With fields that were rendered before, in front of all others.
+    #[must_use]
+    pub fn with_block(mut self, block: FieldBlock) -> Response {
+        self.block = Some(Block::Owned(block));
+        self
+    }
+
+    /// The same with fields that other replies have too.
+    #[must_use]
+    pub fn with_shared_block(mut self, block: Arc<FieldBlock>) -> Response {
+        self.block = Some(Block::Shared(block));
+        self
+    }
+
+    /// The fields that were rendered before.
+    #[must_use]
+    pub fn block(&self) -> Option<&FieldBlock> {
+        match self.block.as_ref()? {
+            Block::Owned(block) => Some(block),
+            Block::Shared(block) => Some(block),
+        }
     }
 
     /// With these bytes as its body.
@@ -123,7 +155,8 @@ impl Response {
             Some(len) => ReplyLength::Known(len),
             None => ReplyLength::Unknown,
         };
-        context.write_head(out, self.status, date, fields, length)
+        let block = self.block();
+        context.write_head_with(out, self.status, date, block.as_slice(), fields, length)
     }
 }
 

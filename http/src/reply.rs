@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::bytes::{TOKEN, all, is_control};
 use crate::date;
+use crate::field_block::FieldBlock;
 use crate::status;
 
 /// What a reply says about the connection (RFC 9112 section 9.3).
@@ -123,11 +124,30 @@ impl ReplyContext {
         fields: impl IntoIterator<Item = (&'f str, &'f str)>,
         length: ReplyLength,
     ) -> Result<ReplyFraming, FieldError> {
+        self.write_head_with(out, status, date, &[], fields, length)
+    }
+
+    /// The same with blocks of fields that were rendered before, in front of the others.
+    ///
+    /// # Errors
+    /// As [`ReplyContext::write_head`].
+    pub fn write_head_with<'f>(
+        &self,
+        out: &mut Vec<u8>,
+        status: u16,
+        date: &[u8; date::LEN],
+        blocks: &[&FieldBlock],
+        fields: impl IntoIterator<Item = (&'f str, &'f str)>,
+        length: ReplyLength,
+    ) -> Result<ReplyFraming, FieldError> {
         let start = out.len();
         write_status_line(out, status);
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(date);
         out.extend_from_slice(b"\r\n");
+        for block in blocks {
+            out.extend_from_slice(block.bytes());
+        }
         for (name, value) in fields {
             if !is_writable(name, value) {
                 out.truncate(start);
@@ -140,7 +160,9 @@ impl ReplyContext {
             ReplyFraming::UntilClose => Persist::Close,
             _ => self.persist,
         };
-        if let Some(option) = persist.option() {
+        // A change of protocol is named by both fields (RFC 9110 section 7.8).
+        let option = if status == 101 { Some("upgrade") } else { persist.option() };
+        if let Some(option) = option {
             write_field(out, "Connection", option);
         }
         self.write_length(out, status, length, framing);
@@ -190,7 +212,14 @@ fn is_writable(name: &str, value: &str) -> bool {
     !name.is_empty()
         && all(name.as_bytes(), TOKEN)
         && !value.bytes().any(is_control)
-        && !OWNED.iter().any(|owned| name.eq_ignore_ascii_case(owned))
+        && !is_owned(name.as_bytes())
+}
+
+/// Whether the writer sets a field of this name itself.
+pub(crate) fn is_owned(name: &[u8]) -> bool {
+    // Their lengths tell most other names apart.
+    matches!(name.len(), 4 | 10 | 14 | 17)
+        && OWNED.iter().any(|owned| name.eq_ignore_ascii_case(owned.as_bytes()))
 }
 
 fn write_status_line(out: &mut Vec<u8>, status: u16) {
@@ -203,8 +232,12 @@ fn write_status_line(out: &mut Vec<u8>, status: u16) {
 }
 
 fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
-    for part in [name, ": ", value, "\r\n"] {
-        out.extend_from_slice(part.as_bytes());
+    write_field_bytes(out, name.as_bytes(), value.as_bytes());
+}
+
+pub(crate) fn write_field_bytes(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
     }
 }
 

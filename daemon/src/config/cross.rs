@@ -22,6 +22,7 @@ pub(crate) fn check(config: &Config, checked: &Checked) -> Vec<Finding> {
     cross.listeners();
     cross.replies();
     cross.routes();
+    cross.proxies();
     cross.unwise();
     cross.sites();
     cross.findings
@@ -48,6 +49,11 @@ impl Route<'_> {
     fn shares_a_host(&self, other: &Route<'_>) -> bool {
         self.hosts.is_empty() && other.hosts.is_empty()
             || self.hosts.iter().any(|host| other.hosts.contains(host))
+    }
+
+    /// The key that has its path.
+    fn key(&self) -> &'static str {
+        if self.at.starts_with("proxy") { "prefix" } else { "path" }
     }
 }
 
@@ -259,7 +265,14 @@ impl<'a> Cross<'a> {
             let ((path, is_prefix), at) = (route.route(), self.element("files", index));
             Route { name: &route.name, path, hosts: &route.hosts, is_prefix, at }
         });
-        prepared.chain(metrics).chain(files).collect()
+        let proxies = config.proxies.iter().enumerate().map(|(index, route)| Route {
+            name: &route.name,
+            path: &route.prefix,
+            hosts: &route.hosts,
+            is_prefix: true,
+            at: self.element("proxy", index),
+        });
+        prepared.chain(metrics).chain(files).chain(proxies).collect()
     }
 
     fn routes(&mut self) {
@@ -273,8 +286,8 @@ impl<'a> Cross<'a> {
                     && route.shares_a_host(earlier)
                     && let Some(listener) = self.config.listeners.iter().find(same_listener)
                 {
-                    let place = self.value(&format!("{}.path", route.at));
-                    let other = self.value(&format!("{}.path", earlier.at));
+                    let place = self.value(&format!("{}.{}", route.at, route.key()));
+                    let other = self.value(&format!("{}.{}", earlier.at, earlier.key()));
                     let message =
                         format!("{} is routed twice on listener \"{}\"", route.path, listener.name);
                     self.again("duplicate", place, other, message);
@@ -290,6 +303,37 @@ impl<'a> Cross<'a> {
             }
         }
         self.route_names(&routes);
+    }
+
+    fn proxies(&mut self) {
+        for (index, proxy) in self.config.proxies.iter().enumerate() {
+            let at = self.element("proxy", index);
+            if proxy.upstreams.is_empty() {
+                let place = self.value(&format!("{at}.upstreams"));
+                self.error("bad_value", place, format!("`{at}.upstreams` names none")).help =
+                    Some("name at least one, such as \"127.0.0.1:9000\"".to_owned());
+            }
+            for (nth, upstream) in proxy.upstreams.iter().enumerate() {
+                if let Some(first) = proxy.upstreams[..nth].iter().position(|it| it == upstream) {
+                    let place = self.value(&format!("{at}.upstreams[{nth}]"));
+                    let other = self.value(&format!("{at}.upstreams[{first}]"));
+                    self.again("duplicate", place, other, format!("{upstream} is named twice"));
+                }
+            }
+            let Some(cache) = &proxy.cache else { continue };
+            if cache.max_object > cache.max_size {
+                let place = self.value(&format!("{at}.cache.max_object"));
+                let message = "a reply of `max_object` bytes does not fit into `max_size`";
+                self.error("bad_value", place, message.to_owned()).help =
+                    Some("make `max_size` several times as large".to_owned());
+            }
+            if cache.overrides && cache.ttl.is_zero() && cache.stale.is_zero() {
+                let place = self.value(&format!("{at}.cache.override"));
+                let message = "with `override`, nothing is kept without `ttl` or `stale`";
+                self.error("bad_value", place, message.to_owned()).help =
+                    Some("say how long: ttl = \"1s\"".to_owned());
+            }
+        }
     }
 
     fn route_names(&mut self, routes: &[Route<'_>]) {
@@ -321,7 +365,7 @@ impl<'a> Cross<'a> {
         for route in routes {
             if !self.config.listeners.iter().any(|listener| listener.serves(route.name)) {
                 self.warn(
-                    self.value(&format!("{}.path", route.at)),
+                    self.value(&format!("{}.{}", route.at, route.key())),
                     &format!("route \"{}\" is on no listener", route.name),
                     "name it in the `routes` of one",
                 );

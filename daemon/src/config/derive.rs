@@ -29,6 +29,7 @@ pub(crate) fn fill(checked: &mut Checked, sources: &SourceMap) {
     for_each(checked, "listener", |listener, _, _| name_after(listener, "address"));
     for_each(checked, "files", |files, path, checked| fill_files(files, path, checked, sources));
     for_each(checked, "metrics", |metrics, _, _| name_after(metrics, "path"));
+    for_each(checked, "proxy", |proxy, _, _| name_after(proxy, "prefix"));
     for_each(checked, "prepared", |prepared, path, checked| {
         name_after(prepared, "path");
         fill_body(prepared, path, checked, sources);

@@ -1,6 +1,8 @@
 //! The one table of everything that can be configured. The check of a config, the names of
 //! variables, the JSON Schema, `config init` and docs/config.md are all made from it.
 
+mod proxy;
+
 /// A key of a table.
 #[derive(Debug)]
 pub(crate) struct Key {
@@ -95,6 +97,12 @@ pub(crate) enum Syntax {
     User,
     /// A network device.
     Device,
+    /// Where requests are passed on to.
+    Upstream,
+    /// What a hash is made of.
+    HashBy,
+    /// What the Host of a passed-on request is.
+    HostRule,
 }
 
 const fn key(name: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Key {
@@ -174,7 +182,7 @@ pub(crate) static ROOT: &[Key] = &[
         Nothing,
         "Files: all below a directory (`prefix` and `root`), or one (`path` and `file`).",
     ),
-    key("proxy", Tables(&[]), Nothing, "Requests passed on to upstreams.").later(),
+    key("proxy", Tables(proxy::PROXY), Nothing, "Paths whose requests are passed on to upstreams."),
     key("redirect", Tables(&[]), Nothing, "Redirections.").later(),
 ];
 
@@ -556,6 +564,15 @@ const LISTENER: &[Key] = &[
         "One reply without body for whatever is asked, armed ahead of the request. Such a \
          listener has no routes.",
     ),
+    key(
+        "proxy_protocol",
+        List(&Text(Syntax::Net)),
+        Is(""),
+        "Networks of balancers whose connections begin with the PROXY protocol (version 1 or 2), \
+         which tells their clients' addresses. Connections of others go without.",
+    )
+    .eg(r#"["10.0.0.0/8"]"#)
+    .later(),
 ];
 
 const SLASHES: &[Choice] = &[

@@ -13,6 +13,7 @@ mod gather;
 mod keys;
 mod literal;
 mod model;
+mod proxying;
 mod report;
 mod schema;
 mod source;
@@ -27,6 +28,9 @@ pub use files::{Files, Precompressed};
 pub use model::{
     Address, Admin, Backend, Bytes, Config, Encoding, Limits, LinkForm, Listener, Log, LogFormat,
     LogLevel, Metrics, NumaNodes, Prepared, Reply, Ring, Slashes, Tune, Workers,
+};
+pub use proxying::{
+    Balance, Cache, Forwarded, HashBy, HealthCheck, HostRule, Proxy, ProxyProtocol, Upstream,
 };
 pub use report::Report;
 pub(crate) use suggest::nearest;

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
+use super::proxying::Proxy;
 
 /// Everything that can be configured, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ pub struct Config {
     pub metrics: Vec<Metrics>,
     /// Files and directories.
     pub files: Vec<Files>,
+    /// Paths whose requests are passed on to upstreams.
+    #[serde(rename = "proxy")]
+    pub proxies: Vec<Proxy>,
 }
 
 /// `[workers]`

@@ -99,6 +99,9 @@ fn text(syntax: Syntax) -> Json {
         Syntax::Host => r"^(\*\.)?[^\s/*@?#]+$",
         Syntax::User => r"^[A-Za-z0-9_][A-Za-z0-9_.$-]*$",
         Syntax::Device => r"^[^/:\s]{1,15}$",
+        Syntax::Upstream => r"^(\S+:[0-9]{1,5}|unix:[/@].+|.*\$\{.+)$",
+        Syntax::HashBy => r"^(ip|path|header:[A-Za-z0-9!#$%&'*+.^_`|~-]+)$",
+        Syntax::HostRule => r"^[A-Za-z0-9._:\[\]-]+$",
     };
     json!({ "type": "string", "pattern": pattern })
 }

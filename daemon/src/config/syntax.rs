@@ -54,6 +54,9 @@ pub(crate) fn read(syntax: Syntax, text: &str) -> Result<Json, Fault> {
         Syntax::MediaType => media_type(text).map(|()| text.into()),
         Syntax::User => user(text).map(|()| text.into()),
         Syntax::Device => device(text).map(|()| text.into()),
+        Syntax::Upstream => upstream(text).map(|()| text.into()),
+        Syntax::HashBy => hash_by(text).map(|()| text.into()),
+        Syntax::HostRule => host_rule(text).map(|()| text.into()),
     }
 }
 
@@ -127,6 +130,56 @@ fn address(text: &str) -> Result<Json, Fault> {
         Ok(address) => Ok(json!({ "tcp": address })),
         Err(_) => Err(bad_address(text)),
     }
+}
+
+fn upstream(text: &str) -> Result<(), Fault> {
+    const WRITE: &str = "write \"10.0.0.1:9000\", \"name:9000\" or \"unix:/run/app.sock\"";
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_path(path);
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match address.port() {
+            0 => Err(mend("has port 0, to which nothing can connect", WRITE)),
+            _ => Ok(()),
+        };
+    }
+    if text.contains("://") {
+        return Err(mend("is a URL; upstreams are spoken to in plain HTTP", WRITE));
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| mend("has no port", WRITE))?;
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+    match port {
+        Some(_) if is_host_name(host) => Ok(()),
+        _ => Err(mend("is no address to connect to", WRITE)),
+    }
+}
+
+/// Labels of letters, digits, hyphens and underscores (RFC 1123 section 2.1, RFC 2181 section 11).
+fn is_host_name(host: &str) -> bool {
+    let label = |label: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(fits)
+    };
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    // All digits would be a mistyped address.
+    let last = labels.rsplit('.').next().unwrap_or_default();
+    host.len() <= 253 && labels.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn hash_by(text: &str) -> Result<(), Fault> {
+    match text.split_once(':') {
+        None if matches!(text, "ip" | "path") => Ok(()),
+        Some(("header", name)) => header_name(name),
+        _ => Err(mend("is nothing to hash by", "write \"ip\", \"path\" or \"header:NAME\"")),
+    }
+}
+
+fn host_rule(text: &str) -> Result<(), Fault> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    if !text.is_empty() && text.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(mend("is no host", "write \"keep\", \"upstream\" or a name such as \"app.internal\""))
 }
 
 fn unix_path(path: &str) -> Result<(), Fault> {

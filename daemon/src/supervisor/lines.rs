@@ -114,6 +114,7 @@ fn routes(settings: &Settings) -> String {
         ("armed", armed),
         ("files", config.files.len()),
         ("metrics", config.metrics.len()),
+        ("proxy", config.proxies.len()),
     ];
     let kinds = kinds.iter().filter(|(_, count)| *count > 0);
     let words: Vec<String> = kinds.map(|(kind, count)| format!("{count} {kind}")).collect();

@@ -7,9 +7,11 @@ use ipnet::IpNet;
 
 use super::scribe::{Scribe, wanted_format};
 use super::site::{Handler, Sites};
+use crate::proxy::Proxies;
 
 /// What the handlers of the config work with.
 pub(crate) struct Services {
+    pub(crate) proxies: std::sync::Arc<Proxies>,
     pub(crate) scribe: Scribe,
 }
 
@@ -59,6 +61,7 @@ impl Functions {
                     functions.one(PathKind::Dynamic, metrics)
                 }
                 Handler::Files(handler) => functions.one(PathKind::Files, handler.clone()),
+                Handler::Proxy(at) => functions.one(PathKind::Proxy, services.proxies.handler(*at)),
                 Handler::App(handlers) => {
                     let each = handlers.iter();
                     let each = each.map(|(of, handler)| (*of, functions.add(handler.clone())));

@@ -29,6 +29,7 @@ use ember_uring::Driver;
 
 use crate::boot::{Boot, Seat, ThreadBoot};
 use crate::config::Config;
+use crate::proxy::Proxies;
 use backend::Opened;
 use clock::Clock;
 use functions::{Functions, Services};
@@ -62,7 +63,9 @@ pub fn run(boot: Boot) -> io::Result<()> {
     let backend = Arc::new(OnceLock::new());
     let scribe =
         Scribe::start(Subject { pages: Arc::clone(&pages), backend: Arc::clone(&backend) })?;
-    let functions = Arc::new(Functions::new(&sites, &Services { scribe }));
+    let proxies = Proxies::new(&config, &names);
+    let functions =
+        Arc::new(Functions::new(&sites, &Services { scribe, proxies: Arc::clone(&proxies) }));
     for (index, boot) in boots.into_iter().enumerate() {
         let seat = control.seat(index);
         let start = Start {
@@ -73,6 +76,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
             plan: plan.clone(),
             functions: Arc::clone(&functions),
             backend: Arc::clone(&backend),
+            proxies: (index == 0).then(|| Arc::clone(&proxies)),
             worker,
             boot,
             seat,
@@ -96,6 +100,8 @@ struct Start {
     plan: ember_affinity::WorkerPlan,
     functions: Arc<Functions>,
     backend: Arc<OnceLock<(String, String)>>,
+    /// For the one thread that checks their upstreams.
+    proxies: Option<Arc<Proxies>>,
     worker: u16,
     boot: ThreadBoot,
     seat: Seat,
@@ -123,6 +129,7 @@ impl Start {
             pages,
             plan,
             functions,
+            proxies,
             worker,
             boot,
             mut seat,
@@ -139,6 +146,10 @@ impl Start {
             let waker = waker.clone();
             move || waker.wake()
         });
+        if let Some(proxies) = proxies {
+            let _entered = runtime.enter();
+            proxies.start_checks(worker == 0);
+        }
         let info = driver.info();
         // All threads of a worker open the same driver; the first one's word will do.
         let _ = chosen.set((info.backend.to_owned(), why.to_owned()));

@@ -35,6 +35,8 @@ pub(crate) enum Handler {
     Files(ember::Handler),
     /// What the program itself serves.
     App(Handlers),
+    /// The proxy of this number.
+    Proxy(usize),
 }
 
 /// The handlers of one route of the program's own.
@@ -170,6 +172,15 @@ impl Sites {
             let declared = Route { is_prefix, ..on_hosts(&route.name, path, &route.hosts) };
             builder.dynamic(declared, GET, handler);
         }
+        for (at, proxy) in config.proxies.iter().enumerate() {
+            if listener.serves(&proxy.name) {
+                let handler = self.add_handler(Handler::Proxy(at));
+                let hosts = proxy.hosts.clone();
+                let mut route = Route { hosts, ..Route::prefix(&proxy.name, &proxy.prefix) };
+                route.body_bytes_max = proxy.max_body;
+                builder.dynamic(route, Methods::ANY, handler);
+            }
+        }
         for route in own.iter().filter(|r| listener.serves(&r.pattern)) {
             self.add_own(&mut builder, route);
         }
@@ -224,6 +235,9 @@ pub(crate) fn label_names(config: &Config) -> Vec<String> {
     names.extend(config.prepared.iter().map(|r| r.name.clone()));
     names.extend(config.metrics.iter().map(|r| r.name.clone()));
     names.extend(config.files.iter().map(|r| r.name.clone()));
+    names.extend(config.proxies.iter().map(|proxy| proxy.name.clone()));
+    let upstreams = config.proxies.iter().flat_map(|proxy| &proxy.upstreams);
+    names.extend(upstreams.map(ToString::to_string));
     names.extend(application::routes().map(|r| r.pattern.clone()));
     names
 }
@@ -233,7 +247,14 @@ fn served<'a>(config: &'a Config, own: &[&'a ember::Route], listener: &Listener)
     let metrics = config.metrics.iter().map(|r| r.name.as_str());
     let files = config.files.iter().map(|r| r.name.as_str());
     let own = own.iter().map(|r| r.pattern.as_str());
-    prepared.chain(metrics).chain(files).chain(own).filter(|name| listener.serves(name)).collect()
+    let proxies = config.proxies.iter().map(|r| r.name.as_str());
+    prepared
+        .chain(metrics)
+        .chain(files)
+        .chain(proxies)
+        .chain(own)
+        .filter(|name| listener.serves(name))
+        .collect()
 }
 
 fn slashes(listener: &Listener) -> SlashStrategy {

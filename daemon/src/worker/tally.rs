@@ -16,6 +16,7 @@ use super::desk::About;
 use super::replies::Fallthrough;
 use super::site::Sites;
 use crate::boot::ADMIN_LISTENER;
+use crate::proxy::{self, Note};
 
 /// The `route` label of requests that no route answers.
 const UNMATCHED: &str = "unmatched";
@@ -431,6 +432,20 @@ impl Tally {
             let counter = self.page.counter(key);
             self.page.add(counter, count);
         }
+    }
+
+    /// Writes what the thread's handlers have counted.
+    pub(crate) fn write_notes(&mut self) {
+        proxy::take_notes(|note| match note {
+            Note::Count(key) => {
+                let counter = self.page.counter(key);
+                self.page.add(counter, 1);
+            }
+            Note::Set(key, value) => {
+                let gauge = self.page.gauge(key);
+                self.page.set(gauge, value);
+            }
+        });
     }
 
     /// Writes what the driver has counted and the CPU time since the last call.

@@ -202,6 +202,7 @@ impl<D: Driver> Thread<D> {
             let elapsed_ns = self.clock.elapsed_ns(self.now);
             self.tally.write_hits(&self.sites, elapsed_ns);
         }
+        self.tally.write_notes();
         if few {
             self.tally.write_driver(self.driver.stats());
             for served in &mut self.served {

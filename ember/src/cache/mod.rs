@@ -62,6 +62,8 @@ pub struct Hit<V> {
     pub age_ms: u64,
     /// The time that it stays fresh; 0 when it is stale.
     pub fresh_ms: u64,
+    /// The time since it was fresh; 0 while it is.
+    pub stale_ms: u64,
 }
 
 /// What a look-up came to.

@@ -72,7 +72,12 @@ impl<V> Shard<V> {
             Kept::Pass if fresh_ms > 0 => return Seen::Pass,
             Kept::Pass => return Seen::Expired(None),
         };
-        let hit = Hit { value, age_ms: now_ms.saturating_sub(entry.stored_ms), fresh_ms };
+        let hit = Hit {
+            value,
+            age_ms: now_ms.saturating_sub(entry.stored_ms),
+            fresh_ms,
+            stale_ms: now_ms.saturating_sub(entry.fresh_until_ms),
+        };
         if fresh_ms > 0 {
             return Seen::Fresh(hit);
         }

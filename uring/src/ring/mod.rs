@@ -498,7 +498,9 @@ fn checked(options: Options) -> io::Result<Options> {
 fn table(options: &Options) -> io::Result<(u32, u32)> {
     let limit = descriptors_max()?;
     let table = options.sockets_max.saturating_add(options.connects_max).min(limit);
-    let connects = options.connects_max.min(table / 4);
+    // Who connects as often as it accepts, as a proxy does, gets half of it.
+    let share = if options.connects_max < options.sockets_max { table / 4 } else { table / 2 };
+    let connects = options.connects_max.min(share);
     let sockets_max = options.sockets_max.min(table - connects).max(1);
     Ok((sockets_max + connects, sockets_max))
 }

@@ -8,7 +8,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 
 /// The newest kernel interface that is asked for; older kernels give what they have.
 const INTERFACE: ABI = ABI::V6;
@@ -21,6 +21,8 @@ const READ_ALWAYS: [&str; 3] = ["/proc", "/sys/devices/system", "/dev/null"];
 const READ_FOR_NAMES: [&str; 4] =
     ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf"];
 
+const DNS_PORT: u16 = 53;
+
 /// What a worker can reach outside itself, besides the descriptors that it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reach {
@@ -28,6 +30,8 @@ pub(super) struct Reach {
     readable: Vec<PathBuf>,
     /// The TCP ports that it may connect to; none: any. The kernel knows no rule for addresses.
     ports: Option<Vec<u16>>,
+    /// It looks names up.
+    names: bool,
 }
 
 impl Reach {
@@ -40,7 +44,8 @@ impl Reach {
             ports.dedup();
             ports
         });
-        Reach { readable: workers.readable.iter().cloned().chain(roots(config)).collect(), ports }
+        let readable = workers.readable.iter().cloned().chain(roots(config)).collect();
+        Reach { readable, names: ports.is_none() || has_names(config), ports }
     }
 
     /// In words.
@@ -81,7 +86,7 @@ impl Reach {
     }
 
     fn restrict(&self) -> Result<RulesetStatus, RulesetError> {
-        let names = READ_FOR_NAMES.iter().filter(|_| self.ports.is_none());
+        let names = READ_FOR_NAMES.iter().filter(|_| self.names);
         let always = READ_ALWAYS.iter().chain(names).map(Path::new);
         let paths = always.chain(self.readable.iter().map(PathBuf::as_path));
         let paths = paths.filter(|path| path.exists());
@@ -115,8 +120,21 @@ fn roots(config: &Config) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The TCP ports that a config passes requests on to.
-fn upstreams(_config: &Config) -> impl Iterator<Item = u16> {
-    std::iter::empty()
+fn upstreams(config: &Config) -> impl Iterator<Item = u16> {
+    let all = config.proxies.iter().flat_map(|proxy| &proxy.upstreams);
+    let ports = all.filter_map(|upstream| match upstream {
+        Upstream::Tcp(address) => Some(address.port()),
+        Upstream::Name(_, port) => Some(*port),
+        Upstream::Unix(_) => None,
+    });
+    // Answers that are too long for a datagram come by TCP.
+    ports.chain(has_names(config).then_some(DNS_PORT))
+}
+
+/// Whether workers look names up.
+fn has_names(config: &Config) -> bool {
+    let mut all = config.proxies.iter().flat_map(|proxy| &proxy.upstreams);
+    all.any(|upstream| matches!(upstream, Upstream::Name(..)))
 }
 
 #[cfg(test)]
@@ -138,7 +156,11 @@ mod tests {
         let [known, other] = servers.each_ref().map(|server| server.local_addr().unwrap());
         let (readable, hidden) = (inside.path().to_owned(), outside.path().join("file"));
         let seen = std::thread::spawn(move || {
-            let reach = Reach { readable: vec![readable.clone()], ports: Some(vec![known.port()]) };
+            let reach = Reach {
+                readable: vec![readable.clone()],
+                ports: Some(vec![known.port()]),
+                names: false,
+            };
             let status = reach.restrict().unwrap();
             let file = readable.join("file");
             (

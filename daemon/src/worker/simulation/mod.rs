@@ -171,7 +171,10 @@ impl Server {
         let parts = Parts {
             sites: Arc::clone(&setting.sites),
             tally: Tally::new(page, setting.names.clone(), 0, &plan, &setting.sites),
-            functions: Arc::new(Functions::new(&setting.sites, &Services { scribe })),
+            functions: Arc::new(Functions::new(
+                &setting.sites,
+                &Services { scribe, proxies: Arc::default() },
+            )),
             runtime: runtime.clone(),
             seat,
             listeners: vec![(listeners[0], 0), (listeners[1], 1)],
