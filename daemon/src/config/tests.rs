@@ -229,7 +229,10 @@ fn the_same_path_may_be_on_two_listeners() {
 
 #[test]
 fn what_is_planned_is_refused_until_something_reads_it() {
-    for text in ["log.access = { format = \"json\" }", "[[proxy]]\nprefix = \"/api\""] {
+    for text in [
+        "log.access = { format = \"json\" }",
+        "[[proxy]]\nrate_limit = {}\nprefix = \"/\"\nupstreams = [\"a:1\"]",
+    ] {
         let report = refused(text);
         assert!(report.to_string().contains("not in this version yet"), "{report}");
     }

@@ -25,7 +25,7 @@ pub(super) const PROXY: &[Key] = &[
         List(&Text(Syntax::Upstream)),
         Required,
         "Where to: `\"10.0.0.1:9000\"`, `\"[::1]:9000\"`, `\"app.internal:9000\"`, \
-         `\"unix:/run/app.sock\"`. Names are looked up again as their lifetime ends.",
+         `\"unix:/run/app.sock\"`. Names are looked up again every 30 seconds.",
     )
     .eg(r#"["127.0.0.1:9000", "unix:/run/app.sock"]"#),
     key("balance", Kind::Choice(BALANCE), Is("least-loaded"), "Which upstream a request goes to."),
