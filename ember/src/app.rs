@@ -4,6 +4,7 @@ use std::fmt;
 
 use ember_http::{Method, Methods};
 
+use crate::cache::RouteCache;
 use crate::handler::{Handler, IntoHandler};
 use crate::prepared::Prepared;
 
@@ -107,6 +108,25 @@ impl App {
     #[must_use]
     pub fn max_body(mut self, bytes: u64) -> App {
         self.routes.last_mut().expect("a route to limit").body_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Keeps replies of the route added last: of all its handlers, those for GET and HEAD are asked
+    /// only where the cache has no answer.
+    ///
+    /// # Panics
+    /// Where no route has been added yet, or that is a prepared one.
+    #[must_use]
+    pub fn cache(mut self, cache: impl RouteCache) -> App {
+        let route = self.routes.last_mut().expect("a route whose replies to keep");
+        let RouteKind::Handlers(handlers) = &mut route.kind else {
+            panic!("{}: a prepared route needs no cache", route.pattern)
+        };
+        for (methods, handler) in handlers {
+            if methods.contains(Method::Get) || methods.contains(Method::Head) {
+                *handler = cache.wrap(handler.clone());
+            }
+        }
         self
     }
 

@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod blocking;
 mod body;
 pub mod cache;
 mod error;
@@ -42,9 +43,15 @@ mod request;
 mod response;
 pub mod rt;
 pub mod time;
+#[cfg(feature = "tokio-runtime")]
+pub mod tokio;
 
 pub use app::{App, Route, RouteKind};
+pub use blocking::{BlockingPool, blocking};
 pub use body::{Body, BodyFeed, BodyStream, Upgrade};
+#[cfg(feature = "redis")]
+pub use cache::RedisCache;
+pub use cache::TtlCache;
 pub use ember_http::{Method, Methods, PatternError};
 pub use ember_uring::{PeerAddr, Piece};
 pub use error::{Error, Result};

@@ -2,7 +2,14 @@
 //!
 //! A [`Stream`] receives into memory that it uses again, one receive at a time and only while
 //! somebody waits for bytes, and sends one payload at a time. It implements the traits of
-//! `futures-io`, and cheaper calls of its own. Dropping it closes the socket.
+//! `futures-io`, with the feature `tokio` those of `tokio::io`, and cheaper calls of its own.
+//! Dropping it closes the socket.
+
+mod connect;
+#[cfg(feature = "tokio")]
+mod sendable;
+#[cfg(feature = "tokio")]
+mod tokio_io;
 
 use std::cell::{Ref, RefCell};
 use std::fmt;
@@ -12,8 +19,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+pub use connect::resolve;
 pub use ember_uring::Address;
 use ember_uring::{Errno, Payload};
+#[cfg(feature = "tokio")]
+pub use sendable::SendStream;
 
 use crate::rt::{self, Command, Inner};
 

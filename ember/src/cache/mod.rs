@@ -13,8 +13,16 @@
 //! - [`Found::Pass`]: it was found not to be cacheable lately. Fetch it for yourself, beside all
 //!   others who do (a *hit for miss*).
 
+//!
+//! [`TtlCache`] keeps the replies of an application's routes in such a store, and with the feature
+//! `redis` `RedisCache` keeps them for several machines.
+
 mod flight;
+#[cfg(feature = "redis")]
+mod redis;
+mod reply;
 mod shard;
+mod ttl;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -22,7 +30,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flight::Flight;
 pub use flight::{Landing, Wait};
+#[cfg(feature = "redis")]
+pub use redis::RedisCache;
 use shard::{Kept, Seen, Shard};
+pub use ttl::{CacheStats, TtlCache};
+
+use crate::handler::Handler;
+
+/// What can answer for a route's handler; see [`crate::App::cache`].
+pub trait RouteCache {
+    /// The handler, asked only where the cache cannot answer.
+    fn wrap(&self, handler: Handler) -> Handler;
+}
 
 /// How long a value may be used, counted from when it is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -293,3 +312,5 @@ impl<V> fmt::Debug for Lead<V> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod ttl_tests;
