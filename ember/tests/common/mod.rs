@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(unreachable_pub, reason = "a module of test programs")]
 
+pub mod services;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -19,11 +21,17 @@ pub struct Example {
 impl Example {
     /// Starts an example of this package.
     pub fn start(name: &str) -> Example {
+        Example::start_with(name, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_with(name: &str, environment: &[(&str, &str)]) -> Example {
         let state = tempfile::tempdir().unwrap();
         let mut child = Command::new(program(name))
             .args(["--listen", "127.0.0.1:0", "--workers", "1", "--threads", "1"])
             .env("EMBERD_STATE_DIR", state.path())
             .env("EMBERD_LIMITS_HALF_CLOSE_TIMEOUT", "200ms")
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -45,6 +53,23 @@ impl Example {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> &str {
+        self.address.rsplit_once(':').expect("a port").1
+    }
+
+    /// The status and body of the reply to one request.
+    pub fn reply(&self, line: &str, fields: &str, body: &str) -> (u16, String) {
+        let length = match body.len() {
+            0 => String::new(),
+            len => format!("Content-Length: {len}\r\n"),
+        };
+        let said =
+            self.ask(&[&request(line, &format!("Connection: close\r\n{fields}{length}"), body)]);
+        let (head, body) = said.split_once("\r\n\r\n").expect("a whole head");
+        (head[9..12].parse().expect("a status"), body.to_owned())
     }
 
     /// Sends pieces one after the other and reads until the connection ends.
