@@ -50,6 +50,9 @@ pub struct Peer {
     /// Placeholders of its own, with placeholders.
     #[serde(default)]
     pub values: Values,
+    /// The peer that it passes requests on to, which is started before it, beside the load. Its
+    /// address is `{upstream}`.
+    pub upstream: Option<String>,
 }
 
 /// How a server is known to be ready.
@@ -217,6 +220,8 @@ pub struct Start<'a> {
     pub launcher: &'a Path,
     /// The CPUs it may use.
     pub cpus: &'a [usize],
+    /// The CPUs of the load, which its upstream is put on.
+    pub load_cpus: &'a [usize],
     /// Values of placeholders.
     pub values: &'a Values,
     /// Arguments besides those of `peers.toml`.
@@ -234,6 +239,8 @@ pub struct Server {
     group: Option<Group>,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it passes requests on to; not a part of its account.
+    _upstream: Option<Box<Server>>,
 }
 
 impl Server {
@@ -245,6 +252,11 @@ impl Server {
         let mut values = start.values.clone();
         values.insert("port".into(), address.port().to_string());
         values.insert("dir".into(), start.dir.display().to_string());
+        let upstream = peer.upstream.as_ref().map(|name| Self::start_upstream(peers, name, start));
+        let upstream = upstream.transpose()?;
+        if let Some(upstream) = &upstream {
+            values.insert("upstream".into(), upstream.address.to_string());
+        }
         let own: Vec<_> = peer.values.iter().map(|(k, v)| (k.clone(), fill(v, &values))).collect();
         values.extend(own);
         if let Some(file) = &peer.config {
@@ -270,7 +282,7 @@ impl Server {
         let log_path = start.dir.join("output");
         let log = File::create(&log_path)?;
         let child = launch::start(start.launcher, &place, &command, start.dir, &log)?;
-        let mut server = Self { child, group, address };
+        let mut server = Self { child, group, address, _upstream: upstream };
         let is_ready = || match peer.ready {
             Ready::Answers => answers(address, start.ready_path).unwrap_or(false),
             Ready::Listens => listens(address.port()),
@@ -281,6 +293,16 @@ impl Server {
         drop(server);
         let log = fs::read_to_string(&log_path).unwrap_or_default();
         Err(PeerError::NotReady { name: name.to_owned(), log: last_lines(&log) })
+    }
+
+    fn start_upstream(
+        peers: &Peers,
+        name: &str,
+        behind: &Start<'_>,
+    ) -> Result<Box<Self>, PeerError> {
+        let dir = behind.dir.join("upstream");
+        let start = Start { cpus: behind.load_cpus, arguments: &[], dir: &dir, ..behind.clone() };
+        Self::start(peers, name, &start).map(Box::new)
     }
 
     /// Where its CPU time is read.
@@ -404,6 +426,7 @@ mod tests {
             install: "apt: x".into(),
             env: BTreeMap::new(),
             values: Values::new(),
+            upstream: None,
         };
         let peers = Peers { dir: PathBuf::new(), peers: vec![peer] };
         let error = peers.record("x", &Values::new()).unwrap_err().to_string();

@@ -184,6 +184,7 @@ pub fn all() -> Vec<RowSpec> {
     rows.extend(form_rows());
     rows.extend(latency_rows());
     rows.extend(file_rows());
+    rows.extend(proxy_rows());
     rows.extend(scaling_rows());
     rows
 }
@@ -319,6 +320,35 @@ fn latency_rows() -> Vec<RowSpec> {
         one("latency-10k", "Latency at 10,000 requests/s", 10_000.0, Tier::Full),
         one("latency-25k", "Latency at 25,000 requests/s", 25_000.0, Tier::Quick),
         one("latency-50k", "Latency at 50,000 requests/s", 50_000.0, Tier::Full),
+    ]
+}
+
+fn proxy_rows() -> Vec<RowSpec> {
+    let subjects = || {
+        let each =
+            [("emberd", "emberd-proxy"), ("nginx", "nginx-proxy"), ("haproxy", "haproxy-proxy")];
+        each.map(|(label, peer)| SubjectSpec { label: label.into(), ..SubjectSpec::new(peer) })
+    };
+    let cached = LoadWork { path: "/cached/hello", connections: 1000, ..LoadWork::hello() };
+    vec![
+        RowSpec {
+            targets: vec![
+                ratio(Metric::Cpu, "emberd", "nginx", 0.80),
+                ratio(Metric::Cpu, "emberd", "haproxy", 0.80),
+            ],
+            ..row(
+                "proxy",
+                "A request passed on to a local upstream over kept connections",
+                Work::Load(LoadWork::hello()),
+                subjects().to_vec(),
+            )
+        },
+        row(
+            "proxy-cached",
+            "1,000 connections that ask for a key of the proxy's cache, cold at first",
+            Work::Load(cached),
+            subjects()[..2].to_vec(),
+        ),
     ]
 }
 

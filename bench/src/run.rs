@@ -192,6 +192,7 @@ impl Runner<'_> {
         let start = Start {
             launcher: &self.plan.launcher,
             cpus: &seat.server,
+            load_cpus: &seat.load,
             values: &values,
             arguments: &subject.arguments,
             ready_path,

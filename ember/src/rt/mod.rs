@@ -2,7 +2,7 @@
 //!
 //! A [`Runtime`] belongs to the loop that drives the ring, its *host*. The host polls the futures
 //! of its connections itself and keeps them where it likes; the runtime gives them wakers and says
-//! which are ready. Tasks of [`spawn`](crate::spawn) are the runtime's own. Nothing here makes a
+//! which are ready. Tasks of [`spawn`] are the runtime's own. Nothing here makes a
 //! system call: what futures want of the ring is queued as [`Command`]s, which the host carries
 //! out, and what came of it is told by [`Runtime::stream_event`] and its like.
 //!
