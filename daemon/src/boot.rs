@@ -38,9 +38,15 @@ pub struct Boot {
     pub names: Arc<Names>,
     /// One entry for each ring thread to start.
     pub threads: Vec<ThreadBoot>,
+    /// Where the access log goes, opened while the worker still could.
+    pub access_log: Option<AccessSink>,
     /// The way to the supervisor.
     pub control: Control,
 }
+
+/// An open destination of the access log.
+#[derive(Debug)]
+pub struct AccessSink(pub(crate) crate::access_log::Sink);
 
 /// What one ring thread is given.
 #[derive(Debug)]

@@ -4,10 +4,12 @@
 // A program's modules are documented for those who work on it: they may point at each other.
 #![allow(rustdoc::private_intra_doc_links)]
 
+mod access_log;
 mod admin;
 mod application;
 pub mod boot;
 pub mod cli;
+mod client;
 pub mod config;
 pub mod control;
 pub mod doctor;

@@ -38,6 +38,8 @@ pub(crate) struct Scratch {
     pub(crate) head: Head,
     pub(crate) path: String,
     pub(crate) params: Vec<ParamSpan>,
+    /// The last head that was parsed, where it is wanted.
+    pub(crate) last_head: Option<Vec<u8>>,
 }
 
 #[derive(Clone)]
@@ -72,9 +74,22 @@ impl Memo {
                 head: Head::new(),
                 path: String::new(),
                 params: Vec::with_capacity(8),
+                last_head: None,
             },
             spares: Vec::new(),
         }
+    }
+
+    /// Keeps a copy of each head that is parsed, for whoever wants to tell of requests that the
+    /// protocol answers by itself.
+    pub fn keep_heads(&mut self) {
+        self.scratch.last_head = Some(Vec::new());
+    }
+
+    /// The last head that was parsed; empty if it could not be, or if none is kept.
+    #[must_use]
+    pub fn last_head(&self) -> &[u8] {
+        self.scratch.last_head.as_deref().unwrap_or_default()
     }
 
     /// How many times in a row, but at most `limit` times, the entry's head stands at the

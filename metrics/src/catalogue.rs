@@ -82,6 +82,8 @@ pub enum Family {
     ConnectionsPaused = 34,
     /// `emberd_connections_pauses_total`
     ConnectionsPauses = 35,
+    /// `emberd_access_log_dropped_total`
+    AccessLogDropped = 36,
 }
 
 /// What kind of number a family holds.
@@ -162,7 +164,7 @@ pub const BUCKETS_NS: [u64; 19] = [
 pub const FAMILIES: usize = CATALOGUE.len();
 
 /// All families, in the order of their numbers and of exposition.
-pub static CATALOGUE: [Description; 36] = {
+pub static CATALOGUE: [Description; 37] = {
     use Family as F;
     use Label::{Name, Number, Status, Word};
     [
@@ -391,6 +393,12 @@ pub static CATALOGUE: [Description; 36] = {
             "Times that accepting began to wait, by what there was too little of: the limit's \
              connections, descriptors or memory.",
             &[Name("listener"), Number("worker"), Name("reason")],
+        ),
+        counter(
+            F::AccessLogDropped,
+            "emberd_access_log_dropped_total",
+            "Lines of the access log that were dropped because its buffer was full.",
+            &[Number("worker")],
         ),
     ]
 };

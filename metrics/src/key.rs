@@ -160,6 +160,11 @@ impl Key {
         Self::new(Family::ConnectionsPauses, &[listener.0, worker, reason.0])
     }
 
+    /// Lines of the access log that were dropped.
+    pub fn access_log_dropped(worker: u16) -> Self {
+        Self::new(Family::AccessLogDropped, &[worker])
+    }
+
     /// Requests that could not be read.
     pub fn parse_errors(reason: NameId) -> Self {
         Self::new(Family::ParseErrors, &[reason.0])

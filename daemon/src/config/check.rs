@@ -369,6 +369,14 @@ fn scalar(kind: &'static Kind, node: &Node) -> Result<Json, Wrong> {
         (Kind::Int(least, most), Bare(text)) => {
             in_range(text.trim().parse().map_err(|_| Wrong::Kind)?, *least, *most)
         }
+        (Kind::Fraction, Integer(number)) if (0..=1).contains(number) => {
+            Ok((*number as f64).into())
+        }
+        (Kind::Fraction, Value::Float(float)) if (0.0..=1.0).contains(float) => Ok((*float).into()),
+        (Kind::Fraction, Bare(text)) => match text.trim().parse::<f64>() {
+            Ok(float) if (0.0..=1.0).contains(&float) => Ok(float.into()),
+            _ => Err(Wrong::Kind),
+        },
         (Kind::Mode, Integer(number)) => match u32::try_from(*number) {
             Ok(mode) if mode <= 0o777 => Ok(mode.into()),
             _ => Err(Wrong::Value(syntax::mode("").unwrap_err())),
@@ -439,6 +447,7 @@ pub(crate) fn wanted(kind: &'static Kind) -> String {
     match kind {
         Kind::Bool => "true or false".to_owned(),
         Kind::Int(least, most) => format!("a whole number from {least} to {most}"),
+        Kind::Fraction => "a number from 0 to 1".to_owned(),
         Kind::Mode => "octal digits such as \"0660\"".to_owned(),
         Kind::Duration(..) => "a duration such as \"10s\"".to_owned(),
         Kind::Size(..) => "a size such as \"16KiB\"".to_owned(),

@@ -38,6 +38,8 @@ pub(crate) enum Kind {
     Bool,
     /// A whole number in a range, both ends included.
     Int(i64, i64),
+    /// A number from 0 to 1.
+    Fraction,
     /// Permissions, as an octal string or number.
     Mode,
     /// Milliseconds at least and at most.
@@ -162,6 +164,15 @@ pub(crate) static ROOT: &[Key] = &[
         "A listener apart for `/metrics`, `/healthz`, `/readyz`. Off unless given.",
     ),
     key("tune", Table(TUNE), Filled, "What `emberd tune` and `--tune` do to the host."),
+    key(
+        "trusted_proxies",
+        List(&Text(Syntax::Net)),
+        Is(""),
+        "Networks of proxies in front of this server. From there, and from unix sockets, the \
+         address in `Forwarded` or `X-Forwarded-For` is the client's; from elsewhere it is not \
+         believed.",
+    )
+    .eg(r#"["10.0.0.0/8"]"#),
     key("log", Table(LOG), Filled, "What the server says of itself, on standard error."),
     key("listener", Tables(LISTENER), Nothing, "Where to listen; one table for each address."),
     key(
@@ -506,7 +517,56 @@ const LOG: &[Key] = &[
          next reload.",
     ),
     key("format", Kind::Choice(LOG_FORMATS), Is("text"), "How a line looks."),
-    key("access", Table(&[]), Nothing, "A line for each request.").later(),
+    key("access", Table(ACCESS), Nothing, "A line for each request. Off unless given."),
+];
+
+const ACCESS: &[Key] = &[
+    key("format", Kind::Choice(ACCESS_FORMATS), Is("json"), "How a line looks."),
+    key(
+        "path",
+        Text(Syntax::Any),
+        Is("-"),
+        "Where lines go: `\"-\"` for standard output, a file, which a reload opens anew, or \
+         `\"unix:/path\"` for a datagram socket.",
+    ),
+    key("sample", Kind::Fraction, Is("1.0"), "The part of the requests that gets a line."),
+    key(
+        "fields",
+        List(&Kind::Choice(ACCESS_FIELDS)),
+        Is("time,client,method,target,status,bytes,duration_us,route,path_kind,host,referer,\
+            user_agent"),
+        "The fields of a line of JSON, which come in alphabetical order.",
+    ),
+    key(
+        "buffer",
+        Size(KIB, GIB),
+        Is("1MiB"),
+        "Bytes of requests that may wait to be written, each thread. Lines beyond are dropped and \
+         counted in `emberd_access_log_dropped_total`; requests never wait.",
+    ),
+];
+
+/// The words of [`super::AccessFormat`].
+const ACCESS_FORMATS: &[Choice] = &[
+    word("json", "an object"),
+    word("combined", "as Apache and nginx write it, without duration and route"),
+];
+
+/// The words of [`super::AccessField`].
+const ACCESS_FIELDS: &[Choice] = &[
+    word("time", "when the reply was handed to the kernel, in UTC"),
+    word("client", "the address of the client; see `trusted_proxies`"),
+    word("method", "the method"),
+    word("target", "path and query as they were sent"),
+    word("version", "HTTP/1.0 or HTTP/1.1"),
+    word("host", "the Host field"),
+    word("status", "the status code"),
+    word("bytes", "bytes of the reply with its head"),
+    word("duration_us", "microseconds until the reply was handed over; null if unmeasured"),
+    word("route", "the name of the route"),
+    word("path_kind", "which path in the server answered, as in the metrics"),
+    word("referer", "the Referer field"),
+    word("user_agent", "the User-Agent field"),
 ];
 
 /// The words of [`super::LogLevel`].

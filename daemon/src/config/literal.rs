@@ -33,7 +33,7 @@ pub(crate) fn of(kind: &Kind, value: &Json) -> Option<String> {
 pub(crate) fn shown(key: &Key) -> String {
     match key.fallback {
         Fallback::Is(value) if !value.is_empty() => match key.kind {
-            Kind::Bool | Kind::Int(..) => value.to_owned(),
+            Kind::Bool | Kind::Int(..) | Kind::Fraction => value.to_owned(),
             Kind::Or(_, _) if value.parse::<i64>().is_ok() => value.to_owned(),
             _ => text(value),
         },

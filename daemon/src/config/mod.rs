@@ -26,8 +26,9 @@ use std::path::PathBuf;
 
 pub use files::{Files, Precompressed};
 pub use model::{
-    Address, Admin, Backend, Bytes, Config, Encoding, Limits, LinkForm, Listener, Log, LogFormat,
-    LogLevel, Metrics, NumaNodes, Prepared, Reply, Ring, Slashes, Tune, Workers,
+    AccessField, AccessFormat, AccessLog, Address, Admin, Backend, Bytes, Config, Encoding, Limits,
+    LinkForm, Listener, Log, LogFormat, LogLevel, Metrics, NumaNodes, Prepared, Reply, Ring,
+    Slashes, Tune, Workers,
 };
 pub use proxying::{
     Balance, Cache, Forwarded, HashBy, HealthCheck, HostRule, Proxy, ProxyProtocol, Upstream,

@@ -30,6 +30,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// What the supervisor tunes before the workers start.
     pub tune: Tune,
+    /// Networks of proxies that are believed about the client's address.
+    pub trusted_proxies: Vec<IpNet>,
     /// What the server says of itself.
     pub log: Log,
     /// Where to listen; never empty.
@@ -219,13 +221,95 @@ pub struct Tune {
 }
 
 /// `[log]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
     /// What is worth a line.
     pub level: LogLevel,
     /// How a line looks.
     pub format: LogFormat,
+    /// A line for each request.
+    pub access: Option<AccessLog>,
+}
+
+/// `log.access`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// How a line looks.
+    pub format: AccessFormat,
+    /// `-`, a file, or `unix:/path`.
+    pub path: String,
+    /// The part of the requests that gets a line, from 0 to 1.
+    pub sample: f64,
+    /// What a line of JSON tells.
+    pub fields: Vec<AccessField>,
+    /// Bytes that may wait to be written, each thread.
+    pub buffer: u64,
+}
+
+/// How a line of the access log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessFormat {
+    /// An object.
+    Json,
+    /// As Apache and nginx write it.
+    Combined,
+}
+
+/// A field of a line of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessField {
+    /// When the reply was handed to the kernel.
+    Time,
+    /// The address of the client.
+    Client,
+    /// The method.
+    Method,
+    /// Path and query as they were sent.
+    Target,
+    /// The version of HTTP.
+    Version,
+    /// The Host field.
+    Host,
+    /// The status code.
+    Status,
+    /// Bytes of the reply.
+    Bytes,
+    /// Microseconds until the reply was handed over.
+    DurationUs,
+    /// The name of the route.
+    Route,
+    /// Which path in the server answered.
+    PathKind,
+    /// The Referer field.
+    Referer,
+    /// The User-Agent field.
+    UserAgent,
+}
+
+impl AccessField {
+    /// Its name in a line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            AccessField::Time => "time",
+            AccessField::Client => "client",
+            AccessField::Method => "method",
+            AccessField::Target => "target",
+            AccessField::Version => "version",
+            AccessField::Host => "host",
+            AccessField::Status => "status",
+            AccessField::Bytes => "bytes",
+            AccessField::DurationUs => "duration_us",
+            AccessField::Route => "route",
+            AccessField::PathKind => "path_kind",
+            AccessField::Referer => "referer",
+            AccessField::UserAgent => "user_agent",
+        }
+    }
 }
 
 /// What is worth a line; each level has those before it in it.

@@ -42,6 +42,7 @@ fn default(kind: &Kind, text: &str) -> Json {
     match kind {
         Kind::Bool => json!(text == "true"),
         Kind::Int(..) => text.parse::<i64>().map_or(Json::Null, Json::from),
+        Kind::Fraction => text.parse::<f64>().map_or(Json::Null, Json::from),
         _ => json!(text),
     }
 }
@@ -50,6 +51,7 @@ fn kind(of: &'static Kind) -> Json {
     match of {
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Int(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
+        Kind::Fraction => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
         Kind::Mode => json!({ "type": ["string", "integer"], "pattern": "^(0o)?[0-7]{1,4}$" }),
         Kind::Duration(..) => {
             json!({ "type": "string", "pattern": "^ *([0-9]+ *[a-z]+ *)+$", "examples": ["10s", "1m 30s"] })

@@ -20,7 +20,7 @@ pub(crate) enum Value {
     Bare(String),
     Text(String),
     Integer(i64),
-    Float,
+    Float(f64),
     Boolean(bool),
     Datetime,
     List(Vec<Node>),
@@ -49,7 +49,7 @@ impl Value {
             Self::Bare(_) => "text",
             Self::Text(_) => "a string",
             Self::Integer(_) => "an integer",
-            Self::Float => "a number",
+            Self::Float(_) => "a number",
             Self::Boolean(_) => "a boolean",
             Self::Datetime => "a date",
             Self::List(_) => "a list",
@@ -119,7 +119,7 @@ fn from_value(base: Place, value: &toml::Spanned<DeValue<'_>>) -> Node {
             let far = if negative { i64::MIN } else { i64::MAX };
             Value::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(far))
         }
-        DeValue::Float(_) => Value::Float,
+        DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(yes) => Value::Boolean(*yes),
         DeValue::Datetime(_) => Value::Datetime,
         DeValue::Array(array) => {

@@ -11,7 +11,8 @@ use super::confine;
 use super::link::Link;
 use super::settings::Shared;
 use super::spawn::{BootMessage, SUBCOMMAND, SocketsMessage};
-use crate::boot::{Boot, Control, Report, ThreadBoot};
+use crate::access_log::Sink;
+use crate::boot::{AccessSink, Boot, Control, Report, ThreadBoot};
 use crate::log;
 use tracing::error;
 
@@ -61,6 +62,8 @@ fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
         log::set_level(message.log_level);
     }
     let note = |text: String, warning| reports.send(&Report::Note { text, warning }, &[]);
+    let access = shared.config.log.access.as_ref();
+    let access_log = access.map(|access| Sink::open(&access.path)).transpose()?.map(AccessSink);
     settle(&message, &shared, note)?;
     let threads_before = |worker: usize| -> usize {
         shared.workers.iter().take(worker).map(|plan| plan.cpus.len()).sum()
@@ -89,6 +92,7 @@ fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
         generation: message.generation,
         plan,
         pages: Arc::new(Pages::from_fd(pages)?),
+        access_log,
         names: Arc::new(names),
         control: Control::new(link, threads.len(), fence.then_some(close_the_fence))?,
         threads,

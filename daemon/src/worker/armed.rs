@@ -16,8 +16,9 @@ use ember_http::{
     After, Conn, Event, Input, Memo, Method, Persist, Prepared, Reason, Route, RouteId, Site,
     SiteBuilder, SiteError, VariantId,
 };
+use ember_metrics::PathKind;
 
-use super::desk::Desk;
+use super::desk::{Desk, Noted};
 use super::tally::{Closed, OneReplyKey};
 use super::thread::Next;
 use crate::config::Reply;
@@ -115,7 +116,8 @@ pub(super) fn converse(talk: Talk<'_>, input: &mut Input<'_>, desk: &mut Desk<'_
     let Talk { one, site, conn, memo, prepaid, now_ms } = talk;
     loop {
         let mut asked = match conn.next(site, memo, input) {
-            Event::Prepared { count, after, method, .. } => {
+            Event::Prepared { count, after, method, head, .. } => {
+                desk.note_armed(one, count, head);
                 Asked { count, method: Some(method), after, malformed: None }
             }
             Event::Refuse(refusal) => Asked {
@@ -163,6 +165,19 @@ pub(super) fn converse(talk: Talk<'_>, input: &mut Input<'_>, desk: &mut Desk<'_
 }
 
 impl Desk<'_> {
+    /// Puts requests into the access log. They were not timed.
+    fn note_armed(&mut self, one: &OneReply, count: u32, head: &[u8]) {
+        let noted = Noted {
+            route: Some(one.route),
+            status: one.status,
+            count,
+            kind: PathKind::Armed,
+            bytes: self.replies.len_of(one.variant(Persist::Default)) as u64,
+            micros: None,
+        };
+        self.note(&noted, head);
+    }
+
     /// Counts the reply that is out already, if one is, and puts the others on the desk.
     fn one_reply(&mut self, one: &OneReply, asked: &Asked, paid: bool, http10: bool) {
         if let Some(reason) = asked.malformed {

@@ -45,6 +45,18 @@ impl Clock {
         }
     }
 
+    /// The wall clock, in milliseconds since 1970.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        match self {
+            Clock::System => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                since.map_or(0, |since| since.as_millis() as u64)
+            }
+            #[cfg(test)]
+            Clock::Simulated(_) => self.wall_second() * 1000,
+        }
+    }
+
     /// Nanoseconds from `since` to now.
     #[inline]
     pub(crate) fn elapsed_ns(&self, since: Instant) -> u64 {

@@ -6,7 +6,7 @@ use ember_http::{After, Conn, Event, Input, ReplyContext, VariantId};
 use ember_uring::{Buffer, Driver, Payload, PeerAddr, Sock, Then};
 
 use super::armed::Prepaid;
-use super::desk::Desk;
+use super::desk::{Desk, Noting};
 use super::outflow::Outflow;
 use super::tally::Closed;
 use super::thread::{Next, Served, Thread, ticks_of};
@@ -123,9 +123,14 @@ impl<D: Driver> Thread<D> {
     }
 
     /// Where replies of a site's requests are put together.
-    pub(super) fn desk(&mut self, site: usize) -> Desk<'_> {
-        let Self { served, tally, out, now, clock, .. } = self;
-        Desk { index: site, replies: &mut served[site].replies, tally, out, now: *now, clock }
+    pub(super) fn desk(&mut self, site: usize, sock: Sock) -> Desk<'_> {
+        let Self { served, tally, out, now, clock, recorder, connections, .. } = self;
+        let log = recorder.as_mut().map(|recorder| Noting {
+            recorder,
+            peer: connections.get(sock.slot() as usize).and_then(|it| it.peer.as_deref()),
+        });
+        let replies = &mut served[site].replies;
+        Desk { index: site, replies, tally, out, now: *now, clock, log }
     }
 
     pub(super) fn take_out(&mut self) -> Option<Payload> {
@@ -162,10 +167,12 @@ impl<D: Driver> Thread<D> {
         mut each: impl FnMut(Event<'_>, &mut Desk<'_>) -> bool,
     ) {
         let (now_ms, index) = (self.now_ms(), self.site_index(sock));
-        let Self { driver, sites, served, connections, tally, out, now, clock, .. } = self;
+        let Self { driver, sites, served, connections, tally, out, now, clock, recorder, .. } =
+            self;
         let Served { replies, memo } = &mut served[index];
-        let mut desk = Desk { index, replies, tally, out, now: *now, clock };
-        let conn = &mut connections[sock.slot() as usize].conn;
+        let Connection { conn, peer, .. } = &mut connections[sock.slot() as usize];
+        let log = recorder.as_mut().map(|recorder| Noting { recorder, peer: peer.as_deref() });
+        let mut desk = Desk { index, replies, tally, out, now: *now, clock, log };
         let bytes = buffer.map_or(&[][..], |buffer| driver.bytes(buffer));
         let mut input = Input::new(bytes, now_ms);
         while each(conn.next(&sites.all()[index], memo, &mut input), &mut desk) {}

@@ -1,5 +1,6 @@
 //! Where the replies of one conversation are put together and counted.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use ember::{Body, IntoResponse as _, Response};
@@ -7,24 +8,27 @@ use ember_http::{
     After, Method, Refusal, ReplyContext, ReplyFraming, RouteId, VariantId, chunk_head,
 };
 use ember_metrics::PathKind;
-use ember_uring::Piece;
+use ember_uring::{PeerAddr, Piece};
 
 use super::clock::Clock;
 use super::replies::{Outgoing, Replies};
 use super::tally::Tally;
+use crate::access_log::{Entry, Recorder};
 
 /// Bodies up to this many bytes are copied behind their heads; one range is cheaper to send than
 /// two.
 const BODY_INLINE_MAX: usize = 8 << 10;
 
 /// What is known of a dispatched request until it is answered.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct About {
     pub(crate) site: usize,
     pub(crate) route: RouteId,
     pub(crate) kind: PathKind,
     pub(crate) method: Method,
     pub(crate) since: Instant,
+    /// The request's head, where requests are logged.
+    pub(crate) head: Option<Rc<[u8]>>,
 }
 
 /// The desk.
@@ -35,6 +39,23 @@ pub(crate) struct Desk<'a> {
     pub(crate) out: &'a mut Outgoing,
     pub(crate) now: Instant,
     pub(crate) clock: &'a Clock,
+    pub(crate) log: Option<Noting<'a>>,
+}
+
+/// The access log of a connection's requests.
+pub(crate) struct Noting<'a> {
+    pub(crate) recorder: &'a mut Recorder,
+    pub(crate) peer: Option<&'a PeerAddr>,
+}
+
+/// What the access log tells of requests, besides who asked what.
+pub(crate) struct Noted {
+    pub(crate) route: Option<RouteId>,
+    pub(crate) status: u16,
+    pub(crate) count: u32,
+    pub(crate) kind: PathKind,
+    pub(crate) bytes: u64,
+    pub(crate) micros: Option<u64>,
 }
 
 /// A reply whose head is on the desk.
@@ -49,20 +70,36 @@ pub(crate) struct Begun {
 
 impl Desk<'_> {
     #[inline]
-    pub(crate) fn prepared(&mut self, variant: VariantId, method: Method, count: u32) {
+    pub(crate) fn prepared(&mut self, variant: VariantId, method: Method, count: u32, head: &[u8]) {
         let len = self.replies.push(variant, count, self.out);
         self.tally.hit(self.index, (variant, method), count, len);
+        if self.log.is_some() {
+            let (route, status) = self.replies.about(variant);
+            let kind = if route.is_some() { PathKind::Prepared } else { PathKind::Error };
+            let bytes = len as u64 / u64::from(count.max(1));
+            let micros = Some(self.clock.elapsed_ns(self.now) / 1000);
+            self.note(&Noted { route, status, count, kind, bytes, micros }, head);
+        }
     }
 
-    pub(crate) fn refuse(&mut self, refusal: &Refusal) {
+    pub(crate) fn refuse(&mut self, refusal: &Refusal, head: &[u8]) {
         let len = self.replies.push(refusal.variant, 1, self.out);
-        self.tally.refused(refusal, len, self.clock.elapsed_ns(self.now));
+        let elapsed_ns = self.clock.elapsed_ns(self.now);
+        self.tally.refused(refusal, len, elapsed_ns);
+        let (bytes, status) = (len as u64, refusal.reason.status());
+        let (kind, micros) = (PathKind::Error, Some(elapsed_ns / 1000));
+        self.note(&Noted { route: None, status, count: 1, kind, bytes, micros }, head);
     }
 
     /// What the protocol has answered for this request.
-    pub(crate) fn give(&mut self, mut answer: ember_http::Answer) -> After {
+    pub(crate) fn give(&mut self, mut answer: ember_http::Answer, head: &[u8]) -> After {
         answer.set_date(self.replies.date());
-        self.tally.answered(self.index, &answer, self.clock.elapsed_ns(self.now));
+        let elapsed_ns = self.clock.elapsed_ns(self.now);
+        self.tally.answered(self.index, &answer, elapsed_ns);
+        let kind = if answer.route.is_some() { PathKind::Prepared } else { PathKind::Error };
+        let (bytes, micros) = (answer.bytes.len() as u64, Some(elapsed_ns / 1000));
+        let (route, status) = (answer.route, answer.status);
+        self.note(&Noted { route, status, count: 1, kind, bytes, micros }, head);
         self.out.push(Piece::Owned(answer.bytes));
         answer.after
     }
@@ -159,5 +196,44 @@ impl Desk<'_> {
     pub(crate) fn count(&mut self, about: &About, begun: &Begun) {
         let elapsed_ns = self.clock.elapsed_ns(about.since);
         self.tally.replied(about, begun.status, begun.bytes, elapsed_ns);
+        if let Some(head) = &about.head {
+            let noted = Noted {
+                route: Some(about.route),
+                status: begun.status,
+                count: 1,
+                kind: about.kind,
+                bytes: begun.bytes,
+                micros: Some(elapsed_ns / 1000),
+            };
+            self.note(&noted, head);
+        }
+    }
+
+    /// Puts requests into the access log, where there is one.
+    pub(crate) fn note(&mut self, noted: &Noted, head: &[u8]) {
+        let Some(Noting { recorder, peer }) = &mut self.log else { return };
+        recorder.record(&Entry {
+            time_ms: self.clock.wall_ms(),
+            count: noted.count,
+            route: noted.route.map(|route| (self.index as u16, route.0)),
+            status: noted.status,
+            bytes: noted.bytes,
+            micros: noted.micros,
+            kind: kind_number(noted.kind),
+            peer: peer.cloned(),
+            head,
+        });
+    }
+}
+
+/// Its place in the list of names that lines are made with.
+fn kind_number(kind: PathKind) -> u8 {
+    match kind {
+        PathKind::Prepared => 0,
+        PathKind::Armed => 1,
+        PathKind::Files => 2,
+        PathKind::Proxy => 3,
+        PathKind::Dynamic => 4,
+        PathKind::Error => 5,
     }
 }

@@ -27,7 +27,8 @@ use ember_affinity::pin_thread;
 use ember_metrics::Names;
 use ember_uring::Driver;
 
-use crate::boot::{Boot, Seat, ThreadBoot};
+use crate::access_log::{AccessLog, Recorder};
+use crate::boot::{AccessSink, Boot, Seat, ThreadBoot};
 use crate::config::Config;
 use crate::proxy::Proxies;
 use backend::Opened;
@@ -54,7 +55,7 @@ pub fn intern(names: &mut Names, config: &Config) {
 /// # Errors
 /// What keeps a thread from starting, and the failures of [`crate::boot::Control::serve`].
 pub fn run(boot: Boot) -> io::Result<()> {
-    let Boot { config, worker, plan, pages, names, threads: boots, control, .. } = boot;
+    let Boot { config, worker, plan, pages, names, threads: boots, control, access_log, .. } = boot;
     if !config.files.is_empty() {
         // Before any thread is bound to a CPU, which its children would be too.
         crate::files::helpers::start()?;
@@ -66,7 +67,18 @@ pub fn run(boot: Boot) -> io::Result<()> {
     let proxies = Proxies::new(&config, &names);
     let functions =
         Arc::new(Functions::new(&sites, &Services { scribe, proxies: Arc::clone(&proxies) }));
+    let access_log = match (&config.log.access, access_log) {
+        (Some(settings), Some(AccessSink(sink))) => {
+            let trusted = config.trusted_proxies.clone();
+            Some(AccessLog::start(settings, sink, sites.route_names(), trusted)?)
+        }
+        _ => None,
+    };
     for (index, boot) in boots.into_iter().enumerate() {
+        let sample = config.log.access.as_ref().map_or(1.0, |access| access.sample);
+        // Any seed will do that differs between threads.
+        let seed = (u64::from(std::process::id()) << 32) | (index as u64 + 1);
+        let recorder = access_log.as_ref().map(|log| log.recorder(sample, seed));
         let seat = control.seat(index);
         let start = Start {
             config: Arc::clone(&config),
@@ -75,6 +87,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
             pages: Arc::clone(&pages),
             plan: plan.clone(),
             functions: Arc::clone(&functions),
+            recorder,
             backend: Arc::clone(&backend),
             proxies: (index == 0).then(|| Arc::clone(&proxies)),
             worker,
@@ -88,7 +101,10 @@ pub fn run(boot: Boot) -> io::Result<()> {
         })?;
     }
     drop(functions);
-    control.serve()
+    let served = control.serve();
+    // What waits to be written is.
+    drop(access_log);
+    served
 }
 
 /// What a ring thread starts from.
@@ -99,6 +115,7 @@ struct Start {
     pages: Arc<ember_metrics::Pages>,
     plan: ember_affinity::WorkerPlan,
     functions: Arc<Functions>,
+    recorder: Option<Recorder>,
     backend: Arc<OnceLock<(String, String)>>,
     /// For the one thread that checks their upstreams.
     proxies: Option<Arc<Proxies>>,
@@ -130,6 +147,7 @@ impl Start {
             plan,
             functions,
             proxies,
+            recorder,
             worker,
             boot,
             mut seat,
@@ -156,7 +174,17 @@ impl Start {
         seat.ready(move || waker.wake(), backend::describe(&info, why));
         let sockets_max = info.sockets_max as usize;
         let clock = Clock::System;
-        let parts = Parts { sites, tally, functions, runtime, seat, listeners, sockets_max, clock };
+        let parts = Parts {
+            sites,
+            tally,
+            functions,
+            runtime,
+            recorder,
+            seat,
+            listeners,
+            sockets_max,
+            clock,
+        };
         Thread::new(driver, parts)?.run()
     }
 }

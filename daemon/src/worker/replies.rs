@@ -100,6 +100,12 @@ impl Replies {
         [(Fallthrough::BlocksBusy, busy), (Fallthrough::RegionFull, full)].into_iter()
     }
 
+    /// The route and the status of a variant.
+    pub(crate) fn about(&self, variant: VariantId) -> (Option<ember_http::RouteId>, u16) {
+        let variant = self.site.variant(variant);
+        (variant.route(), variant.status())
+    }
+
     /// Appends `count` replies of `variant` to what goes out; gives their length in bytes.
     #[inline]
     pub(crate) fn push(&mut self, variant: VariantId, count: u32, out: &mut Outgoing) -> usize {

@@ -124,6 +124,13 @@ impl Sites {
         self.half_close_ms
     }
 
+    /// The names of the routes of each site, by their numbers.
+    pub(crate) fn route_names(&self) -> Vec<Vec<String>> {
+        let of =
+            |site: &Arc<Site>| site.routes().iter().map(|info| info.route.name.clone()).collect();
+        self.sites.iter().map(of).collect()
+    }
+
     /// All handlers, in the order of their numbers.
     pub(crate) fn handlers(&self) -> &[Handler] {
         &self.handlers

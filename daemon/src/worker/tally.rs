@@ -425,6 +425,14 @@ impl Tally {
         if more { self.page.up(self.in_flight) } else { self.page.down(self.in_flight) }
     }
 
+    /// Lines of the access log were dropped.
+    pub(crate) fn log_dropped(&mut self, count: u64) {
+        if count > 0 {
+            let counter = self.page.counter(Key::access_log_dropped(self.worker));
+            self.page.add(counter, count);
+        }
+    }
+
     /// Replies had to be copied.
     pub(crate) fn fell_through(&mut self, why: Fallthrough, count: u64) {
         if count > 0 {

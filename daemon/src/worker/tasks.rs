@@ -242,14 +242,14 @@ impl<D: Driver> Thread<D> {
     fn reply_now(&mut self, id: TaskId) {
         let draining = self.is_draining();
         let Some(task) = self.task(id) else { return };
-        let (sock, about) = (task.sock, task.about);
+        let (sock, about) = (task.sock, task.about.clone());
         let nothing = Work::Replying(Response::new(500));
         let Work::Replying(response) = std::mem::replace(&mut task.work, nothing) else { return };
         if draining {
             self.conn(sock).drain();
         }
         let context = self.reply_context(sock);
-        let mut begun = self.desk(about.site).begin(response, context);
+        let mut begun = self.desk(about.site, sock).begin(response, context);
         match std::mem::take(&mut begun.body) {
             Body::Stream(stream) => {
                 let left = stream.length();
@@ -269,7 +269,7 @@ impl<D: Driver> Thread<D> {
     /// The reply is complete on the desk.
     fn finish(&mut self, id: TaskId, begun: &Begun) {
         let Some(Task { sock, about, receiving, ended, .. }) = self.take_task(id) else { return };
-        self.desk(about.site).count(&about, begun);
+        self.desk(about.site, sock).count(&about, begun);
         let draining = self.is_draining();
         let close = begun.framing == ReplyFraming::UntilClose;
         let after = self.replied(sock, close);
@@ -291,7 +291,7 @@ impl<D: Driver> Thread<D> {
     fn pump(&mut self, id: TaskId) {
         let waker = self.runtime.waker(id);
         let Some(task) = self.task(id) else { return };
-        let site = task.about.site;
+        let (sock, site) = (task.sock, task.about.site);
         let nothing = Work::Replying(Response::new(500));
         let work = std::mem::replace(&mut task.work, nothing);
         let Work::Streaming(mut begun, mut stream, mut left) = work else {
@@ -299,7 +299,7 @@ impl<D: Driver> Thread<D> {
             return;
         };
         let mut cx = Context::from_waker(&waker);
-        let mut desk = self.desk(site);
+        let mut desk = self.desk(site, sock);
         while desk.out.len() < BATCH_BYTES {
             // A stream is the program's own code.
             let next = catch_unwind(AssertUnwindSafe(|| stream.as_mut().poll_next(&mut cx)));
@@ -330,7 +330,7 @@ impl<D: Driver> Thread<D> {
     /// the client that this is not all (RFC 9112 section 8).
     fn break_off(&mut self, id: TaskId, begun: &Begun) {
         let Some(Task { sock, about, receiving, .. }) = self.take_task(id) else { return };
-        self.desk(about.site).count(&about, begun);
+        self.desk(about.site, sock).count(&about, begun);
         let next = Next::Close(Closed::Aborted);
         if receiving { self.proceed_beside_receive(sock, next) } else { self.proceed(sock, next) }
     }
@@ -339,8 +339,8 @@ impl<D: Driver> Thread<D> {
     fn upgrade(&mut self, id: TaskId) {
         let Some(task) = self.take_task(id) else { return };
         let Work::Upgrading(begun, upgrade) = task.work else { return };
-        let (sock, about) = (task.sock, task.about);
-        self.desk(about.site).count(&about, &begun);
+        let (sock, about) = (task.sock, task.about.clone());
+        self.desk(about.site, sock).count(&about, &begun);
         self.forget_deadline(sock);
         let received = self.surplus(sock);
         let stream = self.hand_over(sock, &received);
@@ -393,7 +393,7 @@ impl<D: Driver> Thread<D> {
                 false
             }
             Event::Refuse(refusal) => {
-                desk.refuse(&refusal);
+                desk.refuse(&refusal, &[]);
                 next = Some(match refusal.after {
                     After::Linger => Next::Linger(Closed::Refused),
                     After::Open | After::Close => Next::Close(Closed::Refused),

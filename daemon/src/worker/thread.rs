@@ -20,7 +20,7 @@ use super::armed::{self, Prepaid, Talk};
 use super::clock::Clock;
 use super::connection::NO_LISTENER;
 pub(super) use super::connection::{Connection, Stage};
-use super::desk::{About, Desk};
+use super::desk::{About, Desk, Noting};
 use super::functions::{Answers, Functions, Slots};
 use super::replies::{Outgoing, Replies};
 use super::site::Sites;
@@ -28,6 +28,7 @@ use super::streams::Client;
 use super::tally::{Closed, Pause, Tally};
 use super::tasks::{Later, Polled, Started, Task};
 use super::timers::{TICK_MS, Tick, Wheel};
+use crate::access_log::Recorder;
 use crate::boot::{Order, Seat};
 
 /// After so long without a try to accept again, though descriptors were short.
@@ -39,6 +40,7 @@ pub(crate) struct Parts {
     pub(crate) tally: Tally,
     pub(crate) functions: Arc<Functions>,
     pub(crate) runtime: Runtime,
+    pub(crate) recorder: Option<Recorder>,
     pub(crate) seat: Seat,
     /// The driver's listeners, in their order, and which one of the config each is.
     pub(crate) listeners: Vec<(ListenerId, usize)>,
@@ -77,6 +79,7 @@ pub(crate) struct Thread<D> {
     pub(super) tally: Tally,
     functions: Arc<Functions>,
     pub(super) runtime: Runtime,
+    pub(super) recorder: Option<Recorder>,
     pub(super) slots: Slots,
     /// Requests under way, by the places of their handlers' futures.
     pub(super) tasks: Vec<Option<Task>>,
@@ -105,11 +108,25 @@ impl<D: Driver> Thread<D> {
     /// # Errors
     /// When memory for the replies cannot be had.
     pub(crate) fn new(driver: D, parts: Parts) -> io::Result<Self> {
-        let Parts { sites, tally, functions, runtime, seat, listeners, sockets_max, clock } = parts;
+        let Parts {
+            sites,
+            tally,
+            functions,
+            runtime,
+            recorder,
+            seat,
+            listeners,
+            sockets_max,
+            clock,
+        } = parts;
         let mut served = Vec::new();
         for site in sites.all() {
             let replies = Replies::new(Arc::clone(site))?;
-            served.push(Served { replies, memo: Memo::new() });
+            let mut memo = Memo::new();
+            if recorder.is_some() {
+                memo.keep_heads();
+            }
+            served.push(Served { replies, memo });
         }
         let now = clock.now();
         Ok(Thread {
@@ -123,6 +140,7 @@ impl<D: Driver> Thread<D> {
             slots: functions.slots(),
             functions,
             runtime,
+            recorder,
             tasks: Vec::new(),
             clients: Vec::new(),
             commands: Vec::new(),
@@ -204,6 +222,9 @@ impl<D: Driver> Thread<D> {
         }
         self.tally.write_notes();
         if few {
+            if let Some(recorder) = &mut self.recorder {
+                self.tally.log_dropped(recorder.take_dropped());
+            }
             self.tally.write_driver(self.driver.stats());
             for served in &mut self.served {
                 for (why, count) in served.replies.take_fallthroughs() {
@@ -292,6 +313,10 @@ impl<D: Driver> Thread<D> {
         self.open += 1;
         self.wheel.set(sock.slot(), deadline);
         self.tally.accepted(listener);
+        if self.recorder.is_some() && self.sites.one_reply(listener).is_none() {
+            // Lines tell who it was; an armed reply bears nothing beside it.
+            self.driver.peer(sock);
+        }
         self.begin(sock);
     }
 
@@ -365,13 +390,14 @@ impl<D: Driver> Thread<D> {
     pub(super) fn converse(&mut self, sock: Sock, buffer: Option<&Buffer>) -> Next {
         let (draining, ready) = (self.is_draining(), self.order == Order::Serve);
         let Self { driver, sites, served, connections, tally, out, now, clock, .. } = self;
-        let Self { functions, runtime, slots, .. } = self;
+        let Self { functions, runtime, slots, recorder, .. } = self;
         let Connection { conn, listener, last, prepaid, peer, .. } =
             &mut connections[sock.slot() as usize];
         let index = sites.of_listener(usize::from(*listener));
         let site = &sites.all()[index];
         let Served { replies, memo } = &mut served[index];
-        let mut desk = Desk { index, replies, tally, out, now: *now, clock };
+        let log = recorder.as_mut().map(|recorder| Noting { recorder, peer: peer.as_deref() });
+        let mut desk = Desk { index, replies, tally, out, now: *now, clock, log };
         let now_ms = (*now - self.started).as_millis() as u64;
         let bytes = buffer.map_or(&[][..], |buffer| driver.bytes(buffer));
         let mut input = Input::new(bytes, now_ms);
@@ -386,9 +412,9 @@ impl<D: Driver> Thread<D> {
         let mut started: Option<Started> = None;
         loop {
             let (after, why) = match conn.next(site, memo, &mut input) {
-                Event::Prepared { variant, count, after, method, .. } => {
+                Event::Prepared { variant, count, after, method, head } => {
                     *last = Some(variant);
-                    desk.prepared(variant, method, count);
+                    desk.prepared(variant, method, count, head);
                     (after, Closed::Reply)
                 }
                 Event::More | Event::Wait if started.is_some() => {
@@ -409,10 +435,10 @@ impl<D: Driver> Thread<D> {
                     if let Some(handler) = started.take() {
                         handler.give_up(runtime, slots);
                     }
-                    desk.refuse(&refusal);
+                    desk.refuse(&refusal, memo.last_head());
                     (refusal.after, Closed::Refused)
                 }
-                Event::Answer(answer) => (desk.give(*answer), Closed::Reply),
+                Event::Answer(answer) => (desk.give(*answer, memo.last_head()), Closed::Reply),
                 Event::Request(request) => {
                     let answers = functions.of(request.handler);
                     let mut about = About {
@@ -421,6 +447,7 @@ impl<D: Driver> Thread<D> {
                         kind: PathKind::Dynamic,
                         method: request.method(),
                         since: desk.now,
+                        head: desk.log.as_ref().map(|_| request.head_bytes().into()),
                     };
                     let at_once = match answers {
                         Answers::Live => Some((200, "alive\n")),
@@ -439,7 +466,7 @@ impl<D: Driver> Thread<D> {
                             let feed = has_body.then(|| BodyFeed::new(task));
                             let request = Request::of_head(&request, site, task, feed.clone());
                             let cell = request.peer_cell();
-                            if let Some(peer) = peer {
+                            if let Some(peer) = &*peer {
                                 cell.set(Some(PeerAddr::clone(peer)));
                             }
                             let mut slot = slots.take(functions, function);
@@ -451,7 +478,10 @@ impl<D: Driver> Thread<D> {
                                 continue;
                             }
                             match handler.poll(runtime, slots) {
-                                Polled::Whole(_, response) => response,
+                                Polled::Whole(whole, response) => {
+                                    about = whole;
+                                    response
+                                }
                                 Polled::Later(task, later) => {
                                     conn.keep(memo, &mut input);
                                     return self.later(sock, task, *later);
@@ -613,9 +643,7 @@ impl<D: Driver> Thread<D> {
             if self.open < self.sockets_max {
                 for listener in self.paused.drain(..) {
                     self.tally.resumed(self.listeners[listener.index()].1);
-                    if !matches!(self.order, Order::Drain { .. } | Order::Stop) {
-                        self.driver.resume(listener);
-                    }
+                    self.driver.resume(listener);
                 }
             }
         }
@@ -735,6 +763,9 @@ impl<D: Driver> Thread<D> {
     }
 
     fn accept_paused(&mut self, listener: ListenerId, error: Errno) {
+        if self.is_draining() {
+            return; // accepting is over
+        }
         if !self.paused.contains(&listener) {
             self.paused.push(listener);
         }
@@ -766,6 +797,10 @@ impl<D: Driver> Thread<D> {
             if began && matches!(order, Order::Drain { .. } | Order::Stop) {
                 for (listener, _) in &self.listeners {
                     self.driver.leave(*listener);
+                }
+                self.paused_until = None;
+                for listener in self.paused.drain(..) {
+                    self.tally.resumed(self.listeners[listener.index()].1);
                 }
             }
         }

@@ -166,10 +166,18 @@ impl Core {
         last: bool,
         now_ms: u64,
     ) -> (Step, usize) {
-        let Scratch { head, .. } = &mut memo.scratch;
+        let Scratch { head, last_head, .. } = &mut memo.scratch;
+        if let Some(last) = last_head {
+            last.clear();
+        }
         let examined = match head.parse(bytes, &site.limits) {
             Ok(None) => return self.partial_head(now_ms),
-            Ok(Some(len)) => dispatch::examine(head, &bytes[..len]).map(|facts| (len, facts)),
+            Ok(Some(len)) => {
+                if let Some(last) = last_head {
+                    last.extend_from_slice(&bytes[..len]);
+                }
+                dispatch::examine(head, &bytes[..len]).map(|facts| (len, facts))
+            }
             Err(reason) => Err(reason),
         };
         let (len, facts) = match examined {
@@ -222,7 +230,7 @@ impl Core {
     ) -> Result<Step, Reason> {
         // What is answered without its body being asked for must be able to skip it.
         let persist = self.reply_context(&site.limits).persist;
-        let Scratch { head, path, params } = &mut memo.scratch;
+        let Scratch { head, path, params, .. } = &mut memo.scratch;
         let (method, version) = (head.method, head.version);
         let routing = Routing { site, head, bytes, persist };
         let outcome = routing.route(path, params)?;

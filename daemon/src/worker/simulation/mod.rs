@@ -176,6 +176,7 @@ impl Server {
                 &Services { scribe, proxies: Arc::default() },
             )),
             runtime: runtime.clone(),
+            recorder: None,
             seat,
             listeners: vec![(listeners[0], 0), (listeners[1], 1)],
             sockets_max: options.sockets_max as usize,

@@ -117,8 +117,7 @@ impl<D: Driver> Thread<D> {
         // Where there is but one reply nothing else is ever said.
         match refusal.filter(|_| !one) {
             Some(refusal) => {
-                let len = self.served[index].replies.push(refusal.variant, 1, &mut self.out);
-                self.tally.refused(&refusal, len, 0);
+                self.desk(index, sock).refuse(&refusal, &[]);
                 let stage = Stage::Lingering { receiving };
                 let linger = self.linger_ticks(sock);
                 self.set_closing(sock, stage, Closed::Timeout, linger);
