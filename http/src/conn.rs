@@ -392,7 +392,7 @@ fn request<'c>(
 ) -> Event<'c> {
     let head = &scratch.head;
     // It was split before, or it would not have been dispatched.
-    let Ok(target) = target::split(head.method, head.target_bytes(bytes)) else {
+    let Ok(target) = target::of_head(head, bytes) else {
         return Event::Close;
     };
     let path = if path_in_scratch {

@@ -59,10 +59,9 @@ pub(crate) fn examine(head: &Head, bytes: &[u8]) -> Result<Facts, Reason> {
     if head.is_repeated(Known::Host) {
         return Err(Reason::HostRepeated);
     }
-    match head.first(bytes, Known::Host) {
-        Some(host) => {
-            target::host_without_port(host).ok_or(Reason::Host)?;
-        }
+    match head.first_place(Known::Host) {
+        Some(place) if !target::is_authority(bytes, &place) => return Err(Reason::Host),
+        Some(_) => {}
         None if head.version == Version::Http11 => return Err(Reason::HostMissing),
         None => {}
     }
@@ -130,7 +129,7 @@ impl Routing<'_> {
         params: &mut Vec<ParamSpan>,
     ) -> Result<Outcome, Reason> {
         let method = self.head.method;
-        let target = self.target()?;
+        let target = target::of_head(self.head, self.bytes)?;
         match target.form {
             // No tunnels: RFC 9110 section 9.3.6 leaves this to the server.
             TargetForm::Authority => return Err(Reason::MethodUnknown),
@@ -153,15 +152,6 @@ impl Routing<'_> {
                 Ok(self.nothing(&target, host, other, scratch, params))
             }
         }
-    }
-
-    fn target(&self) -> Result<Target<'_>, Reason> {
-        let bytes = self.head.target_bytes(self.bytes);
-        if !self.head.target_closer && bytes[0] == b'/' && self.head.method != Method::Connect {
-            let form = TargetForm::Origin;
-            return Ok(Target { form, authority: None, path: bytes, query: None });
-        }
-        target::split(self.head.method, bytes)
     }
 
     fn host<'t>(&'t self, target: &Target<'t>) -> &'t [u8] {

@@ -4,7 +4,9 @@
 //! one space stands between the parts of the request line, no blank stands before a colon, and no
 //! line is folded. One empty line before the request line is skipped (RFC 9112 section 2.2).
 
-use crate::bytes::{CLASS, CLOSER, TARGET, TOKEN, find_control, find_token_end};
+use std::ops::Range;
+
+use crate::bytes::{CLASS, TOKEN, find_control, find_target_end, find_token_end};
 use crate::limits::Limits;
 use crate::method::Method;
 use crate::reason::Reason;
@@ -46,27 +48,39 @@ impl Known {
         1 << self as u16
     }
 
-    #[inline]
+    /// The field that a token names.
+    #[inline(always)]
     fn of(name: &[u8]) -> Option<Known> {
         // Length and first letter leave one or two candidates.
         let first = name.first()? | 0x20;
-        let (known, text): (Known, &[u8]) = match (name.len(), first) {
-            (4, b'h') => (Known::Host, b"host"),
-            (5, b'r') => (Known::Range, b"range"),
-            (6, b'e') => (Known::Expect, b"expect"),
-            (8, b'i') if name[3] | 0x20 == b'm' => (Known::IfMatch, b"if-match"),
-            (8, b'i') => (Known::IfRange, b"if-range"),
-            (10, b'c') => (Known::Connection, b"connection"),
-            (13, b'i') => (Known::IfNoneMatch, b"if-none-match"),
-            (14, b'c') => (Known::ContentLength, b"content-length"),
-            (15, b'a') if name[7] | 0x20 == b'e' => (Known::AcceptEncoding, b"accept-encoding"),
-            (17, b't') => (Known::TransferEncoding, b"transfer-encoding"),
-            (17, b'i') => (Known::IfModifiedSince, b"if-modified-since"),
-            (19, b'i') => (Known::IfUnmodifiedSince, b"if-unmodified-since"),
-            _ => return None,
-        };
-        name.eq_ignore_ascii_case(text).then_some(known)
+        match (name.len(), first) {
+            (4, b'h') => is(name, b"host", Known::Host),
+            (5, b'r') => is(name, b"range", Known::Range),
+            (6, b'e') => is(name, b"expect", Known::Expect),
+            (8, b'i') => is(name, b"if-match", Known::IfMatch)
+                .or_else(|| is(name, b"if-range", Known::IfRange)),
+            (10, b'c') => is(name, b"connection", Known::Connection),
+            (13, b'i') => is(name, b"if-none-match", Known::IfNoneMatch),
+            (14, b'c') => is(name, b"content-length", Known::ContentLength),
+            (15, b'a') => is(name, b"accept-encoding", Known::AcceptEncoding),
+            (17, b't') => is(name, b"transfer-encoding", Known::TransferEncoding),
+            (17, b'i') => is(name, b"if-modified-since", Known::IfModifiedSince),
+            (19, b'i') => is(name, b"if-unmodified-since", Known::IfUnmodifiedSince),
+            _ => None,
+        }
     }
+}
+
+/// Whether a token is this name, of letters and hyphens, in whatever case. No other byte of a token
+/// becomes a small letter or a hyphen by the bit that tells small letters from capitals.
+#[inline(always)]
+fn is<const N: usize>(token: &[u8], name: &[u8; N], known: Known) -> Option<Known> {
+    let token = token.first_chunk::<N>()?;
+    let mut differences = 0;
+    for (byte, expected) in token.iter().zip(name) {
+        differences |= (byte | 0x20) ^ expected;
+    }
+    (differences == 0).then_some(known)
 }
 
 /// Where one field line lies in its head.
@@ -202,21 +216,17 @@ impl Head {
         from: usize,
         limits: &Limits,
     ) -> Result<Option<usize>, Reason> {
-        let mut classes = 0;
-        let len = bytes[from..].iter().position(|&byte| {
-            let class = CLASS[byte as usize];
-            classes |= class;
-            class & TARGET == 0
-        });
-        if len.unwrap_or(bytes.len() - from) > limits.target_bytes_max {
+        let end = find_target_end(bytes, from);
+        let len = end.map_or(bytes.len(), |(end, _)| end) - from;
+        if len > limits.target_bytes_max {
             return Err(Reason::TargetLength);
         }
-        let Some(len) = len else { return Ok(None) };
-        if len == 0 || bytes[from + len] != b' ' {
+        let Some((end, closer)) = end else { return Ok(None) };
+        if len == 0 || bytes[end] != b' ' {
             return Err(Reason::Target);
         }
-        self.target_closer = classes & CLOSER != 0;
-        Ok(Some(from + len))
+        self.target_closer = closer;
+        Ok(Some(end))
     }
 
     #[inline]
@@ -226,39 +236,37 @@ impl Head {
         mut at: usize,
         limits: &Limits,
     ) -> Result<Option<usize>, Reason> {
-        self.spans.clear();
-        self.seen = 0;
-        self.repeated = 0;
-        loop {
-            match bytes.get(at..) {
-                Some([b'\r', b'\n', ..]) => return Ok(Some(at + 2)),
-                Some([b'\r']) | Some([]) | None => return Ok(None),
-                Some([b'\r', ..]) => return Err(Reason::LineEnd),
-                Some(_) if self.spans.len() >= limits.fields_max => return Err(Reason::HeadLength),
-                Some(_) => {}
+        // What the loop changes is kept out of memory meanwhile.
+        let mut spans = std::mem::take(&mut self.spans);
+        spans.clear();
+        let (mut seen, mut repeated) = (0, 0);
+        let read = loop {
+            let Some(&first) = bytes.get(at) else { break Ok(None) };
+            if first == b'\r' {
+                break line_end(bytes, at);
             }
-            match field_line(bytes, at)? {
-                Some((span, next)) => {
-                    self.note(span.name(bytes));
-                    self.spans.push(span);
-                    at = next;
+            if spans.len() >= limits.fields_max {
+                break Err(Reason::HeadLength);
+            }
+            let (span, next) = match field_line(bytes, at) {
+                Ok(Some(line)) => line,
+                Ok(None) => break Ok(None),
+                Err(reason) => break Err(reason),
+            };
+            // The place of a field that the protocol acts on.
+            if let Some(known) = Known::of(&bytes[at..][..usize::from(span.name_len)]) {
+                if seen & known.bit() == 0 {
+                    seen |= known.bit();
+                    self.first[known as usize] = spans.len() as u16;
+                } else {
+                    repeated |= known.bit();
                 }
-                None => return Ok(None),
             }
-        }
-    }
-
-    /// Keeps the place of a field that the protocol acts on.
-    #[inline]
-    fn note(&mut self, name: &[u8]) {
-        if let Some(known) = Known::of(name) {
-            if self.seen & known.bit() == 0 {
-                self.seen |= known.bit();
-                self.first[known as usize] = self.spans.len() as u16;
-            } else {
-                self.repeated |= known.bit();
-            }
-        }
+            spans.push(span);
+            at = next;
+        };
+        (self.spans, self.seen, self.repeated) = (spans, seen, repeated);
+        read
     }
 
     pub(crate) fn method_bytes<'h>(&self, head: &'h [u8]) -> &'h [u8] {
@@ -286,6 +294,14 @@ impl Head {
         self.repeated & known.bit() != 0
     }
 
+    /// Where the value of the field's first line lies.
+    #[inline]
+    pub(crate) fn first_place(&self, known: Known) -> Option<Range<usize>> {
+        let span = self.has(known).then(|| self.spans[self.first[known as usize] as usize])?;
+        let start = usize::from(span.value);
+        Some(start..start + usize::from(span.value_len))
+    }
+
     /// The value of the field's first line.
     #[inline]
     pub(crate) fn first<'h>(&self, head: &'h [u8], known: Known) -> Option<&'h [u8]> {
@@ -308,12 +324,30 @@ impl Head {
     }
 }
 
+/// The parser alone, for `examples/parse.rs`, which holds it against httparse's. Not part of the
+/// API.
+#[derive(Debug)]
+pub struct HeadReader(Head);
+
+impl Default for HeadReader {
+    fn default() -> Self {
+        HeadReader(Head::new())
+    }
+}
+
+impl HeadReader {
+    /// The length and the number of field lines of the head that the bytes begin with.
+    pub fn read(&mut self, bytes: &[u8], limits: &Limits) -> Option<(usize, usize)> {
+        let len = self.0.parse(bytes, limits).ok()??;
+        Some((len, self.0.spans.len()))
+    }
+}
+
 /// Reads one field line; gives the place of the line behind it.
-#[inline]
+#[inline(always)]
 pub(crate) fn field_line(bytes: &[u8], at: usize) -> Result<Option<(Span, usize)>, Reason> {
     let Some(name_end) = find_token_end(bytes, at) else { return Ok(None) };
-    let name_len = name_end - at;
-    if name_len == 0 || bytes[name_end] != b':' {
+    if name_end == at || bytes[name_end] != b':' {
         return Err(Reason::FieldName);
     }
     let mut value = name_end + 1;
@@ -321,23 +355,33 @@ pub(crate) fn field_line(bytes: &[u8], at: usize) -> Result<Option<(Span, usize)
         value += 1;
     }
     let Some(end) = find_control(bytes, value) else { return Ok(None) };
-    match bytes[end..] {
-        [b'\r', b'\n', ..] => {}
-        [b'\r'] => return Ok(None),
-        [b'\r' | b'\n', ..] => return Err(Reason::LineEnd),
+    let next = match bytes[end] {
+        b'\r' => line_end(bytes, end)?,
+        b'\n' => return Err(Reason::LineEnd),
         _ => return Err(Reason::FieldValue),
-    }
+    };
+    let Some(next) = next else { return Ok(None) };
     let mut value_end = end;
     while value_end > value && matches!(bytes[value_end - 1], b' ' | b'\t') {
         value_end -= 1;
     }
     let span = Span {
         name: at as u16,
-        name_len: name_len as u16,
+        name_len: (name_end - at) as u16,
         value: value as u16,
         value_len: (value_end - value) as u16,
     };
-    Ok(Some((span, end + 2)))
+    Ok(Some((span, next)))
+}
+
+/// Behind the line that the CR at `at` ends.
+#[inline(always)]
+fn line_end(bytes: &[u8], at: usize) -> Result<Option<usize>, Reason> {
+    match bytes.get(at + 1) {
+        Some(b'\n') => Ok(Some(at + 2)),
+        Some(_) => Err(Reason::LineEnd),
+        None => Ok(None),
+    }
 }
 
 /// Whether what has come of `HTTP/d.d CRLF` may still become that.

@@ -45,6 +45,8 @@ pub use dispatch::Answer;
 pub use explain::{Explained, Explanation};
 pub use field_block::FieldBlock;
 pub use framing::BodyKind;
+#[doc(hidden)]
+pub use head::HeadReader;
 pub use head::Version;
 pub use limits::Limits;
 pub use memo::Memo;

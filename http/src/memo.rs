@@ -1,6 +1,7 @@
 //! What a thread remembers between requests: whole heads that led to a prepared reply, and the
 //! memory that parsing reuses.
 
+use crate::bytes::find_head_end;
 use crate::carry::Carry;
 use crate::head::Head;
 use crate::method::Method;
@@ -119,7 +120,7 @@ impl Memo {
     /// The place where the head that the bytes begin with would be, if it is whole.
     pub(crate) fn place(bytes: &[u8]) -> Option<Place> {
         let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
-        let end = memchr::memmem::find(window, b"\r\n\r\n")? + 4;
+        let end = find_head_end(window)?;
         Some(place_of(&window[..end]))
     }
 

@@ -14,8 +14,10 @@
 //! The values of path parameters are decoded once more for `%2F` and `%25` when they are read.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use crate::bytes::{CLASS, HOST, PATH, QUERY, all};
+use crate::bytes::{CLASS, HOST, PATH, QUERY, all, find_host_end};
+use crate::head::Head;
 use crate::method::Method;
 use crate::reason::Reason;
 
@@ -116,6 +118,26 @@ fn authority_form(target: &[u8]) -> Result<Target<'_>, Reason> {
     Ok(Target { form: TargetForm::Authority, authority: Some(target), path: b"", query: None })
 }
 
+/// The target of a parsed head.
+#[inline]
+pub(crate) fn of_head<'b>(head: &Head, bytes: &'b [u8]) -> Result<Target<'b>, Reason> {
+    let target = head.target_bytes(bytes);
+    // A path and nothing else, as most are.
+    if !head.target_closer && target[0] == b'/' && head.method != Method::Connect {
+        return Ok(Target { form: TargetForm::Origin, authority: None, path: target, query: None });
+    }
+    split(head.method, target)
+}
+
+/// Whether the value that lies there in the head is `uri-host [ ":" port ]`.
+#[inline]
+pub(crate) fn is_authority(head: &[u8], value: &Range<usize>) -> bool {
+    // Nearly all hosts are letters, digits, `-` and `.`.
+    let end = find_host_end(head, value.start).map_or(value.end, |end| end.min(value.end));
+    let port = &head[end..value.end];
+    port.is_empty() || is_port(port) || host_without_port(&head[value.clone()]).is_some()
+}
+
 /// The host of `uri-host [ ":" port ]`, or `None` if that is not what the bytes are. An empty host
 /// is legal in a Host field (RFC 9112 section 3.2).
 pub(crate) fn host_without_port(authority: &[u8]) -> Option<&[u8]> {
@@ -132,17 +154,19 @@ pub(crate) fn host_without_port(authority: &[u8]) -> Option<&[u8]> {
         }
         end
     };
-    match &authority[host_end..] {
-        [] => {}
+    let (host, port) = authority.split_at(host_end);
+    (port.is_empty() || is_port(port)).then_some(host)
+}
+
+/// Whether it is `":" port`.
+fn is_port(bytes: &[u8]) -> bool {
+    match bytes {
         [b':', port @ ..] if port.len() <= 5 && port.iter().all(u8::is_ascii_digit) => {
             let number = port.iter().fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
-            if number > u32::from(u16::MAX) {
-                return None;
-            }
+            number <= u32::from(u16::MAX)
         }
-        _ => return None,
+        _ => false,
     }
-    Some(&authority[..host_end])
 }
 
 fn is_registered_name(name: &[u8]) -> bool {
