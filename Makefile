@@ -70,6 +70,7 @@ bench-full: setup-bench-full bench-build ## everything, in longer windows: hours
 bench-build: setup
 	$(CARGO) build --release -p emberd -p ember-bench
 	$(CARGO) build --release -p ember-uring --example pong
+	$(CARGO) build --profile application -p ember --example hello --example tasks
 
 deb: build ## a Debian package, in target/dist (the first time installs cargo-deb into target/tools)
 	sh deploy/package.sh deb

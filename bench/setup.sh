@@ -12,7 +12,7 @@ built=$(cd "$built" && pwd)
 
 packages="nginx-light h2o haproxy golang-go golang-github-valyala-fasthttp-dev valgrind"
 if [ "$tier" = full ]; then
-    packages="$packages python3-venv"
+    packages="$packages python3-venv postgresql wrk"
     # Any Node.js will do, wherever it came from.
     command -v node >/dev/null 2>&1 || packages="$packages nodejs"
     command -v npm >/dev/null 2>&1 || packages="$packages npm"
@@ -70,6 +70,6 @@ if [ "$tier" = full ]; then
     npm install --prefix "$built/node" --no-audit --no-fund --loglevel=error
     [ -x "$built/python/bin/python" ] || python3 -m venv "$built/python"
     "$built/python/bin/pip" install --quiet -r "$here/peers/python/requirements.txt"
-    cp "$here/peers/python/fastapi_app.py" "$built/python/"
+    cp "$here"/peers/python/*.py "$built/python/"
 fi
 echo "Peers are ready in $built"

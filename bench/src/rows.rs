@@ -81,12 +81,17 @@ pub struct LoadWork {
 pub enum BodySpec {
     /// `Hello, World!`
     Hello,
+    /// [`USER`], which the program makes for the request.
+    User,
     /// A file of the assets, of so many bytes.
     File(usize),
 }
 
 /// The body of `/hello` everywhere.
 pub const HELLO: &[u8] = b"Hello, World!";
+
+/// The body of `/users/7` everywhere that has it.
+pub const USER: &[u8] = br#"{"id":7,"name":"user 7"}"#;
 
 impl LoadWork {
     /// The usual load: `GET /hello` over kept connections, one request at a time on each.
@@ -180,6 +185,7 @@ fn bound(metric: Metric, subject: &str, bound: f64) -> Target {
 /// Every row, in the order in which they run.
 pub fn all() -> Vec<RowSpec> {
     let mut rows = hello_rows();
+    rows.push(users_row());
     rows.extend(connection_rows());
     rows.extend(form_rows());
     rows.extend(latency_rows());
@@ -248,6 +254,18 @@ fn hello_rows() -> Vec<RowSpec> {
             ..row("hello-200-unpinned", "200 clients, unpinned", Work::Load(unpinned), everyone())
         },
     ]
+}
+
+fn users_row() -> RowSpec {
+    let work = LoadWork { path: "/users/7", body: BodySpec::User, ..LoadWork::hello() };
+    let subjects = ["ember", "hyper", "axum", "fasthttp"].map(SubjectSpec::new).to_vec();
+    RowSpec {
+        targets: vec![
+            ratio(Metric::Cpu, "ember", "axum", 0.75),
+            ratio(Metric::Cpu, "ember", "hyper", 1.0),
+        ],
+        ..row("users", "A reply made by a handler", Work::Load(work), subjects)
+    }
 }
 
 fn connection_rows() -> Vec<RowSpec> {

@@ -12,7 +12,7 @@ use crate::host::memory::Memory;
 use crate::load::{self, Expect, Held, Mode, Options, Outcome, Request};
 use crate::peers::{PeerError, Peers, Server, Start, Values};
 use crate::results::{DISTURBED_MAX, Idle, Latency, Results, Row, Sample, Settings, Subject};
-use crate::rows::{BodySpec, HELLO, LoadWork, RowSpec, SubjectSpec, Tier, Work};
+use crate::rows::{BodySpec, HELLO, LoadWork, RowSpec, SubjectSpec, Tier, USER, Work};
 
 /// The longest wait for a reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -316,6 +316,7 @@ impl Measured<'_> {
     fn options(&self, work: &LoadWork, warmup: Duration, window: Duration) -> Options {
         let body = match work.body {
             BodySpec::Hello => HELLO.to_vec(),
+            BodySpec::User => USER.to_vec(),
             BodySpec::File(len) => file_bytes(len),
         };
         let host = self.server.address.to_string();

@@ -40,6 +40,10 @@ fn replies_are_kept_until_they_are_forgotten() {
     assert_eq!(example.reply("HEAD /kept", "", "").1, "");
     assert_eq!(example.reply("DELETE /kept", "", ""), (200, "3\n".to_owned()));
     assert_ne!(example.reply("GET /kept", "", ""), first);
+    for (result, count) in [("hit", 1), ("miss", 4), ("bypass", 1)] {
+        let label = format!("{{cache=\"/kept\",result=\"{result}\"}}");
+        example.wait_for(&format!("emberd_cache_requests_total{label} {count}\n"));
+    }
 }
 
 #[test]

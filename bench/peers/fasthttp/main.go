@@ -2,9 +2,12 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -29,7 +32,31 @@ func main() {
 	}
 }
 
+type user struct {
+	ID   uint32 `json:"id"`
+	Name string `json:"name"`
+}
+
+func answerUser(ctx *fasthttp.RequestCtx, text string) {
+	id, err := strconv.ParseUint(text, 10, 32)
+	if err != nil || id == 0 {
+		ctx.SetStatusCode(fasthttp.StatusNotFound)
+		return
+	}
+	body, err := json.Marshal(user{uint32(id), "user " + text})
+	if err != nil {
+		ctx.SetStatusCode(fasthttp.StatusInternalServerError)
+		return
+	}
+	ctx.SetContentType("application/json")
+	ctx.SetBody(body)
+}
+
 func answer(ctx *fasthttp.RequestCtx) {
+	if id, found := strings.CutPrefix(string(ctx.Path()), "/users/"); found {
+		answerUser(ctx, id)
+		return
+	}
 	if string(ctx.Path()) != "/hello" {
 		ctx.SetStatusCode(fasthttp.StatusNotFound)
 		return

@@ -454,6 +454,10 @@ impl Tally {
                 self.page.set(gauge, value);
             }
         });
+        ember::cache::take_counts(|route, result, count| {
+            let counter = self.page.counter(Key::cache_requests(self.names.id(route), result));
+            self.page.add(counter, count);
+        });
     }
 
     /// Writes what the driver has counted and the CPU time since the last call.

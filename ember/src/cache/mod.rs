@@ -17,6 +17,7 @@
 //! [`TtlCache`] keeps the replies of an application's routes in such a store, and with the feature
 //! `redis` `RedisCache` keeps them for several machines.
 
+mod counts;
 mod flight;
 #[cfg(feature = "redis")]
 mod redis;
@@ -28,12 +29,13 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use counts::{CacheStats, take_counts};
 use flight::Flight;
 pub use flight::{Landing, Wait};
 #[cfg(feature = "redis")]
 pub use redis::RedisCache;
 use shard::{Kept, Seen, Shard};
-pub use ttl::{CacheStats, TtlCache};
+pub use ttl::TtlCache;
 
 use crate::handler::Handler;
 

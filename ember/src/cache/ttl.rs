@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ember_metrics::CacheResult;
+
+use super::counts::{CacheStats, Counts};
 use super::reply::{Judged, Reply, Rules, key_of_path, now_ms};
 use super::{Found, Hit, Landing, Lead, RouteCache, Store, StoreLimits, Ttl};
 use crate::handler::Handler;
@@ -48,30 +50,6 @@ pub struct TtlCache {
     rules: Rules,
     store: Arc<Store<Reply>>,
     counts: Arc<Counts>,
-}
-
-/// How look-ups went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheStats {
-    /// Answered by a fresh reply.
-    pub hits: u64,
-    /// Answered by one that was being refreshed.
-    pub stale: u64,
-    /// The handler was called.
-    pub misses: u64,
-    /// Waited for somebody else's call.
-    pub coalesced: u64,
-    /// Went past the cache.
-    pub bypassed: u64,
-}
-
-#[derive(Default)]
-pub(super) struct Counts {
-    pub(super) hits: AtomicU64,
-    pub(super) stale: AtomicU64,
-    pub(super) misses: AtomicU64,
-    pub(super) coalesced: AtomicU64,
-    pub(super) bypassed: AtomicU64,
 }
 
 thread_local! {
@@ -169,7 +147,7 @@ impl TtlCache {
 
     async fn answer(self: Arc<Self>, handler: Handler, request: Request) -> Response {
         if !self.rules.cover(&request) {
-            add(&self.counts.bypassed);
+            self.counts.add(&request, CacheResult::Bypass);
             return handler.call(request).await;
         }
         let mut waited = false;
@@ -180,11 +158,12 @@ impl TtlCache {
             });
             match found {
                 Found::Fresh(hit) => {
-                    add(if waited { &self.counts.coalesced } else { &self.counts.hits });
+                    let result = if waited { CacheResult::Coalesced } else { CacheResult::Hit };
+                    self.counts.add(&request, result);
                     return told(&hit);
                 }
                 Found::Stale { hit, refresh } => {
-                    add(&self.counts.stale);
+                    self.counts.add(&request, CacheResult::Stale);
                     if let Some(lead) = refresh {
                         let fetch = Arc::clone(&self).lead(handler, request, lead);
                         drop(crate::spawn(timeout(REFRESH_MAX, fetch)));
@@ -192,16 +171,16 @@ impl TtlCache {
                     return told(&hit);
                 }
                 Found::Lead(lead) => {
-                    add(&self.counts.misses);
+                    self.counts.add(&request, CacheResult::Miss);
                     return self.lead(handler, request, lead).await;
                 }
                 Found::Pass => {
-                    add(&self.counts.bypassed);
+                    self.counts.add(&request, CacheResult::Bypass);
                     return handler.call(request).await;
                 }
                 Found::Wait(wait) => match wait.await {
                     Landing::Value(reply) => {
-                        add(&self.counts.coalesced);
+                        self.counts.add(&request, CacheResult::Coalesced);
                         return reply.response(0);
                     }
                     // What it was told is known to the next look-up.
@@ -245,23 +224,6 @@ impl RouteCache for TtlCache {
         let cache = Arc::new(self.clone());
         Handler::new(move |request: Request| Arc::clone(&cache).answer(handler.clone(), request))
     }
-}
-
-impl Counts {
-    pub(super) fn stats(&self) -> CacheStats {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        CacheStats {
-            hits: of(&self.hits),
-            stale: of(&self.stale),
-            misses: of(&self.misses),
-            coalesced: of(&self.coalesced),
-            bypassed: of(&self.bypassed),
-        }
-    }
-}
-
-pub(super) fn add(count: &AtomicU64) {
-    count.fetch_add(1, Ordering::Relaxed);
 }
 
 pub(super) fn ms(duration: Duration) -> u64 {

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Redis, Server};
+use ember_metrics::CacheResult;
 
+use super::counts::{CacheStats, Counts};
 use super::reply::{Judged, Reply, Rules, key_of_path, now_ms};
-use super::ttl::{CacheStats, Counts, add, ms};
+use super::ttl::ms;
 use super::{Found, Landing, Lead, RouteCache, Store, StoreLimits};
 use crate::handler::Handler;
 use crate::request::Request;
@@ -160,7 +162,7 @@ impl RedisCache {
 
     async fn answer(self: Arc<Self>, handler: Handler, request: Request) -> Response {
         if !self.rules.cover(&request) {
-            add(&self.counts.bypassed);
+            self.counts.add(&request, CacheResult::Bypass);
             return handler.call(request).await;
         }
         let mut key = Vec::new();
@@ -170,7 +172,7 @@ impl RedisCache {
                 Found::Lead(lead) => return self.lead(handler, request, lead).await,
                 Found::Wait(wait) => {
                     if let Landing::Value(reply) = wait.await {
-                        add(&self.counts.coalesced);
+                        self.counts.add(&request, CacheResult::Coalesced);
                         return reply.response(0);
                     }
                 }
@@ -178,7 +180,7 @@ impl RedisCache {
                     return hit.value.response(hit.age_ms);
                 }
                 Found::Pass => {
-                    add(&self.counts.bypassed);
+                    self.counts.add(&request, CacheResult::Bypass);
                     return handler.call(request).await;
                 }
             }
@@ -192,12 +194,12 @@ impl RedisCache {
         if let Ok(Ok(frame)) = timeout(PATIENCE, redis.ask(&[b"GET", &key])).await
             && let Some((reply, age_ms)) = client::text(frame).and_then(|kept| stored::read(&kept))
         {
-            add(&self.counts.hits);
+            self.counts.add(&request, CacheResult::Hit);
             let reply = Arc::new(reply);
             lead.share(Arc::clone(&reply));
             return reply.response(age_ms);
         }
-        add(&self.counts.misses);
+        self.counts.add(&request, CacheResult::Miss);
         match self.rules.judge(handler.call(request).await) {
             Judged::Good(reply) => {
                 lead.share(Arc::clone(&reply));

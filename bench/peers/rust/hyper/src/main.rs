@@ -12,6 +12,12 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
+#[derive(serde::Serialize)]
+struct User {
+    id: u32,
+    name: String,
+}
+
 fn main() {
     let argument = std::env::args().nth(1).unwrap_or_default();
     if argument == "--version" {
@@ -40,7 +46,17 @@ async fn serve(port: u16) {
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = match request.uri().path() {
+    let path = request.uri().path();
+    let id = path.strip_prefix("/users/").and_then(|id| id.parse().ok()).filter(|id| *id > 0);
+    if let Some(id) = id {
+        let user = User { id, name: format!("user {id}") };
+        let body = serde_json::to_vec(&user).expect("numbers and text");
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        return Ok(response);
+    }
+    let mut response = match path {
         "/hello" => Response::new(Full::new(Bytes::from_static(b"Hello, World!"))),
         _ => {
             let mut missing = Response::new(Full::new(Bytes::new()));
