@@ -16,6 +16,8 @@ for programs in /usr/lib/postgresql/*/bin; do :; done
 command -v wrk >/dev/null || { echo "crud.sh: wrk is not installed (apt-get install wrk)" >&2; exit 1; }
 
 dir=$(mktemp -d)
+# Other users than ours have to reach the socket in it.
+chmod 755 "$dir"
 # PostgreSQL does not run as root.
 as_user=""
 if [ "$(id -u)" = 0 ]; then
