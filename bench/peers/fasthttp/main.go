@@ -53,8 +53,8 @@ func answerUser(ctx *fasthttp.RequestCtx, text string) {
 }
 
 func answer(ctx *fasthttp.RequestCtx) {
-	if id, found := strings.CutPrefix(string(ctx.Path()), "/users/"); found {
-		answerUser(ctx, id)
+	if path := string(ctx.Path()); strings.HasPrefix(path, "/users/") {
+		answerUser(ctx, strings.TrimPrefix(path, "/users/"))
 		return
 	}
 	if string(ctx.Path()) != "/hello" {
