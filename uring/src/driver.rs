@@ -266,6 +266,14 @@ pub trait Driver {
     /// [`Full`] when the queue is full even after a flush.
     fn recv(&mut self, sock: Sock) -> Result<(), Full<()>>;
 
+    /// The same where nothing is expected to be there yet: no try is made before bytes come.
+    ///
+    /// # Errors
+    /// As [`Driver::recv`].
+    fn recv_later(&mut self, sock: Sock) -> Result<(), Full<()>> {
+        self.recv(sock)
+    }
+
     /// Sends a payload, and does what follows once all of it has gone out. One at a time on a
     /// socket; a receive may be in flight beside it, except with [`Then::Recv`] and
     /// [`Then::Close`].

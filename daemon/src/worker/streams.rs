@@ -6,10 +6,15 @@ use ember_uring::{Address, Buffer, Driver, Errno, Payload, Sock, Then};
 
 use super::thread::{Stage, Thread};
 
+/// A receive that gives this much was not the last of its message.
+const FLOW_BYTES: usize = 4 << 10;
+
 /// How a stream stands with the driver.
 pub(super) struct Client {
     sock: Option<Sock>,
     sending: bool,
+    /// So much came last that more will be there.
+    flows: bool,
     /// Nobody holds it any more: it closes when the last payload is out.
     dropped: bool,
 }
@@ -65,8 +70,11 @@ impl<D: Driver> Thread<D> {
     }
 
     fn receive_on(&mut self, stream: StreamId) {
-        let Some(sock) = self.client(stream).sock else { return };
-        if self.driver.recv(sock).is_err() {
+        let Client { sock: Some(sock), flows, .. } = *self.client(stream) else { return };
+        // A reply, or the next request, is rarely there before it was waited for; the rest of a
+        // large body is.
+        let queued = if flows { self.driver.recv(sock) } else { self.driver.recv_later(sock) };
+        if queued.is_err() {
             self.stream_failed(stream, sock, Errno::ENOBUFS);
         }
     }
@@ -94,8 +102,10 @@ impl<D: Driver> Thread<D> {
 
     pub(super) fn stream_received(&mut self, stream: StreamId, buffer: Buffer) {
         let bytes = self.driver.bytes(&buffer);
+        let flows = bytes.len() >= FLOW_BYTES;
         self.runtime.stream_event(stream, StreamEvent::Received(bytes));
         self.driver.give_back(buffer);
+        self.client(stream).flows = flows;
     }
 
     pub(super) fn stream_sent(&mut self, stream: StreamId, sock: Sock) {
@@ -128,6 +138,6 @@ impl<D: Driver> Thread<D> {
 
 impl Client {
     fn new(sock: Option<Sock>) -> Client {
-        Client { sock, sending: false, dropped: false }
+        Client { sock, sending: false, flows: false, dropped: false }
     }
 }

@@ -446,7 +446,8 @@ impl<D: Driver> Thread<D> {
         if is_body && !sending {
             self.resume_body(sock);
         }
-        self.receive(sock);
+        // Nothing but the client's end is expected while it waits for its reply.
+        if is_body { self.receive(sock) } else { self.receive_later(sock) }
     }
 
     /// The handler has asked for its body, or made room for more.

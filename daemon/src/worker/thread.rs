@@ -349,6 +349,13 @@ impl<D: Driver> Thread<D> {
         }
     }
 
+    /// The same where nothing is expected to be there yet.
+    pub(super) fn receive_later(&mut self, sock: Sock) {
+        if let Err(Full(())) = self.driver.recv_later(sock) {
+            self.close(sock, Closed::Reset);
+        }
+    }
+
     #[inline]
     fn received(&mut self, sock: Sock, buffer: Buffer) {
         let index = sock.slot() as usize;

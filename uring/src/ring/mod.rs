@@ -333,17 +333,12 @@ impl Driver for Uring {
 
     #[inline]
     fn recv(&mut self, sock: Sock) -> Result<(), Full<()>> {
-        let Some(socket) = self.live(sock) else { return Ok(()) };
-        debug_assert!(!socket.has(Flags::WANT), "two receives on {sock:?}");
-        socket.flags.set(Flags::WANT);
-        if socket.has(Flags::RECV) && socket.held_count == 0 {
-            return Ok(());
-        }
-        if self.deliver_held(sock.slot) || self.push_recv(sock.slot, false) {
-            return Ok(());
-        }
-        self.sockets[sock.slot as usize].flags.clear(Flags::WANT);
-        Err(Full(()))
+        self.receive(sock, false)
+    }
+
+    #[inline]
+    fn recv_later(&mut self, sock: Sock) -> Result<(), Full<()>> {
+        self.receive(sock, true)
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use super::socket::Flags;
 use super::sqe::Sqe;
 use super::token::Token;
 use super::{HELD_MAX, Uring, WakeRead};
-use crate::{Chain, Completion, LinkForm, Op, Payload, Then};
+use crate::{Chain, Completion, Full, LinkForm, Op, Payload, Sock, Then};
 
 /// One send takes at most this many bytes.
 const SEND_MAX: usize = 1 << 30;
@@ -28,6 +28,22 @@ impl Uring {
         let token = Token { op: Op::Wake, generation: 0, slot: 0 };
         self.ring.push(&sqe.user_data(token.encode()));
         self.wake = WakeRead::Armed;
+    }
+
+    /// Receives; `poll_first` says not to try before there is something.
+    #[inline]
+    pub(super) fn receive(&mut self, sock: Sock, poll_first: bool) -> Result<(), Full<()>> {
+        let Some(socket) = self.live(sock) else { return Ok(()) };
+        debug_assert!(!socket.has(Flags::WANT), "two receives on {sock:?}");
+        socket.flags.set(Flags::WANT);
+        if socket.has(Flags::RECV) && socket.held_count == 0 {
+            return Ok(());
+        }
+        if self.deliver_held(sock.slot) || self.push_recv(sock.slot, poll_first) {
+            return Ok(());
+        }
+        self.sockets[sock.slot as usize].flags.clear(Flags::WANT);
+        Err(Full(()))
     }
 
     /// Queues a receive; false when there is no room.
