@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::audit;
 use crate::host::{Host, exists, number};
 use crate::plan::NicPlan;
 
@@ -24,10 +25,9 @@ pub fn look(host: &dyn Host, nics: &[NicPlan]) -> Vec<Finding> {
             "each system call and interrupt pays for them; they keep other tenants' secrets",
         );
     }
-    let rules = audit_rules(host);
-    if rules > 0 {
+    if let Some(rules) = audit_rules(host) {
         add(
-            format!("{rules} audit rules for system calls are configured in {AUDIT_RULES}"),
+            rules,
             "each io_uring_enter is held against them; one `-a never,task` first spares them all",
         );
     } else if exists(host, "/run/auditd.pid") {
@@ -57,11 +57,8 @@ pub fn look(host: &dyn Host, nics: &[NicPlan]) -> Vec<Finding> {
             "each packet may be copied to them",
         );
     }
-    if let Ok(qdisc) = host.read("/proc/sys/net/core/default_qdisc") {
-        add(
-            format!("the default queueing discipline is {qdisc}"),
-            "each packet sent goes through it: once a queue (mq) on a multi-queue NIC",
-        );
+    for Finding { what, note } in disciplines(host, nics) {
+        add(what, &note);
     }
     if let Some(governor) = governor(host) {
         add(
@@ -85,18 +82,43 @@ pub fn look(host: &dyn Host, nics: &[NicPlan]) -> Vec<Finding> {
     found
 }
 
-/// The rules that auditctl loads at boot; the kernel tells them to nobody but CAP_AUDIT_CONTROL.
+/// The rules that auditctl loads at boot. Those in force the kernel tells to root alone, and to
+/// nobody in a container.
 const AUDIT_RULES: &str = "/etc/audit/audit.rules";
 
-/// How many of them look at system calls: none where tasks are left out altogether.
-fn audit_rules(host: &dyn Host) -> usize {
-    let rules = host.read(AUDIT_RULES).unwrap_or_default();
-    let lines = || rules.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    let words = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    if lines().any(|line| line.contains("never,task") || line.contains("task,never")) {
-        return 0;
+/// How many rules system calls are held against, and who says so.
+fn audit_rules(host: &dyn Host) -> Option<String> {
+    let (rules, source) = match host.audit_rules() {
+        Ok(rules) => (audit::on_system_calls(&rules), "as the kernel tells".to_string()),
+        Err(error) => {
+            let rules = host.read(AUDIT_RULES).unwrap_or_default();
+            let source = format!("as {AUDIT_RULES} has them; the kernel does not tell: {error}");
+            (audit::configured_on_system_calls(&rules), source)
+        }
+    };
+    (rules > 0).then(|| format!("{rules} audit rules look at system calls ({source})"))
+}
+
+/// What the NICs send by; where that is not told, what new devices get.
+fn disciplines(host: &dyn Host, nics: &[NicPlan]) -> Vec<Finding> {
+    let finding = |what, note: &str| Finding { what, note: note.to_string() };
+    let mut found = Vec::new();
+    for NicPlan { nic, .. } in nics {
+        let Ok(qdiscs) = host.qdiscs(nic.id.ifindex) else { continue };
+        let words = qdiscs.words(&nic.id.name, nic.tx_queues.len());
+        found.extend(words.map(|(what, note)| finding(what, note)));
+        if let Some(kind) = &qdiscs.ingress {
+            let what = format!("{} receives through {kind}", nic.id.name);
+            found.push(finding(what, "its filters (tc, BPF) look at each packet"));
+        }
     }
-    lines().filter(|line| words(line).iter().any(|word| word == "-S" || word == "-w")).count()
+    if found.is_empty()
+        && let Ok(kind) = host.read("/proc/sys/net/core/default_qdisc")
+    {
+        let note = "what new devices send by: one a queue (mq) on a NIC of several";
+        found.push(finding(format!("the default queueing discipline is {kind}"), note));
+    }
+    found
 }
 
 fn steers_flows(host: &dyn Host, nic: &NicPlan) -> bool {

@@ -9,9 +9,11 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::audit;
 use crate::ethtool::{Channels, CoalesceField, Ethtool, Feature, Rings};
 use crate::irqbalance;
 use crate::netdev::{self, Napi, NapiField};
+use crate::qdisc::{self, Qdiscs};
 use crate::session;
 
 /// What can be asked of a host and done to it. Paths are absolute and UTF-8.
@@ -101,6 +103,16 @@ pub trait Host {
     /// # Errors
     /// EOPNOTSUPP before Linux 6.13.
     fn set_napi(&self, id: u32, field: NapiField, value: u32) -> io::Result<()>;
+    /// The queueing disciplines of a device.
+    ///
+    /// # Errors
+    /// Where the kernel has no traffic control.
+    fn qdiscs(&self, ifindex: u32) -> io::Result<Qdiscs>;
+    /// The rules of the kernel's audit system.
+    ///
+    /// # Errors
+    /// EPERM without CAP_AUDIT_CONTROL, and in containers.
+    fn audit_rules(&self) -> io::Result<Vec<audit::Rule>>;
     /// The ban list of irqbalance; none where it does not run.
     ///
     /// # Errors
@@ -213,6 +225,14 @@ impl Host for Live {
 
     fn set_napi(&self, id: u32, field: NapiField, value: u32) -> io::Result<()> {
         netdev::set_napi(id, field, value)
+    }
+
+    fn qdiscs(&self, ifindex: u32) -> io::Result<Qdiscs> {
+        qdisc::of_device(ifindex)
+    }
+
+    fn audit_rules(&self) -> io::Result<Vec<audit::Rule>> {
+        audit::rules()
     }
 
     fn irq_bans(&self) -> io::Result<Option<BTreeSet<u32>>> {

@@ -7,6 +7,8 @@
 
 pub mod alignment;
 pub mod apply;
+mod arfs;
+pub mod audit;
 pub mod ethtool;
 pub mod findings;
 pub mod host;
@@ -14,10 +16,12 @@ pub mod irqbalance;
 pub mod irqs;
 pub mod journal;
 pub mod knobs;
+mod maker;
 pub mod netdev;
 pub mod nic;
 pub mod owners;
 pub mod plan;
+pub mod qdisc;
 pub mod render;
 pub mod revert;
 mod session;

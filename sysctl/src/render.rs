@@ -41,11 +41,17 @@ pub fn human(plan: &Plan) -> String {
     }
     let mut heading = "\n";
     for finding in &plan.findings {
-        let _ = writeln!(out, "{heading}seen: {}: {}", finding.what, finding.note);
+        let _ = writeln!(out, "{heading}seen: {}", finding.what);
+        let _ = writeln!(out, "  note:   {}", finding.note);
         heading = "";
     }
     let kept = plan.knobs.iter().filter(|knob| knob.action == Action::Keep).count();
-    let _ = writeln!(out, "\n{} to change, {kept} already so", plan.changes().count());
+    let count = plan.changes().count();
+    let next = match count {
+        0 => "nothing to do",
+        _ => "`emberd tune apply` does it, `emberd tune revert` takes it back",
+    };
+    let _ = writeln!(out, "\n{count} to change, {kept} already so: {next}");
     out
 }
 

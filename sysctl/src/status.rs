@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::findings::Finding;
 use crate::host::Host;
 use crate::journal::{Contents, JournalError, Outcome};
 use crate::knobs::Group;
@@ -23,6 +24,8 @@ pub const UNSUPPORTED: u8 = 3;
 pub struct Status {
     /// One entry a knob.
     pub checks: Vec<Check>,
+    /// What else is seen on this host and is not ours to change.
+    pub findings: Vec<Finding>,
     /// Whether a journal is there: something was applied in this boot, and can be taken back.
     pub applied: bool,
     /// The knob at which an apply was cut off.
@@ -139,6 +142,7 @@ pub fn check(plan: &Plan, journal: Option<&Contents>) -> Status {
     });
     Status {
         checks: checks.collect(),
+        findings: plan.findings.clone(),
         applied: journal.is_some(),
         interrupted: journal.and_then(Contents::unfinished).map(|entry| entry.target.key()),
         half_reverted: journal.is_some_and(Contents::half_reverted),

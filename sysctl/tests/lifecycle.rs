@@ -93,8 +93,16 @@ fn audit_rules_and_flows_steered_past_their_workers_are_told() {
     let rules =
         "# by augenrules\n-D\n-b 8192\n-a always,exit -F arch=b64 -S connect\n-w /etc/passwd";
     machine.host.put("/etc/audit/audit.rules", rules);
-    assert!(found(&machine, "2 audit rules for system calls"));
+    assert!(found(&machine, "2 audit rules look at system calls (as /etc/audit/audit.rules"));
+    assert!(found(&machine, "the kernel does not tell: Operation not permitted"));
     machine.host.put("/etc/audit/audit.rules", &format!("-a never,task\n{rules}"));
+    assert!(!found(&machine, "audit rules"));
+    // What is in force counts, where the kernel tells it.
+    let in_force = r#"[{"list": 4, "never": false, "conditions": 3}]"#;
+    machine.host.put("/audit-rules", in_force);
+    assert!(found(&machine, "1 audit rules look at system calls (as the kernel tells)"));
+    machine.host.put("/etc/audit/audit.rules", rules);
+    machine.host.put("/audit-rules", "[]");
     assert!(!found(&machine, "audit rules"));
     let name = "rx-ntuple-filter".to_string();
     let mut features = machine.host.features("eth0").unwrap_or_default();
@@ -102,6 +110,91 @@ fn audit_rules_and_flows_steered_past_their_workers_are_told() {
     let features = serde_json::to_string(&features).expect("json");
     machine.host.put("/ethtool/eth0/features", &features);
     assert!(found(&machine, "eth0 steers flows"));
+}
+
+/// What is to become of a knob, and the value.
+fn planned(machine: &Machine, key: &str) -> (Action, String) {
+    let plan = machine.plan();
+    let knob = plan.knobs.iter().find(|knob| knob.key == key).expect(key);
+    (knob.action.clone(), knob.new.clone())
+}
+
+#[test]
+fn the_nic_steers_flows_only_where_each_worker_has_a_queue() {
+    let machine = machines::machine("mlx5-arfs");
+    let on = (Action::Change, "on".to_string());
+    assert_eq!(planned(&machine, "eth0:feature-rx-ntuple-filter"), on);
+    // 32768 entries over 8 queues, and RPS stays off.
+    assert_eq!(planned(&machine, "eth0:rfs-7").1, "4096");
+    assert_eq!(planned(&machine, "eth0:rps-7").1, "");
+    assert_eq!(planned(&machine, "net.core.rps_sock_flow_entries").1, "32768");
+    let refused = |machine: &Machine, part: &str| {
+        let (action, _) = planned(machine, "eth0:feature-rx-ntuple-filter");
+        let Action::Skip(reason) = action else { panic!("{action:?}") };
+        assert!(reason.contains(part), "{reason}");
+    };
+    refused(&machines::machine("ena-arfs-refused"), "eth0 has 2 for 8");
+    let asked = |name: &str| {
+        let mut machine = machines::machine(name);
+        machine.wishes.set("arfs", "on").expect("arfs");
+        machine
+    };
+    refused(&asked("virtual-four-queues"), "interrupts of the queues' own");
+    let without = asked("mlx5-two-nodes");
+    refused(&without, "this kernel has no rx-ntuple-filter");
+    assert_eq!(planned(&without, "eth0:rfs-7").1, "0", "no flow tables without their filters");
+    let mut both = asked("mlx5-arfs");
+    both.wishes.set("feature-rx-ntuple-filter", "off").expect("wish");
+    refused(&both, "exclude each other");
+    let far = asked("mlx5-all-nodes");
+    refused(&far, "it takes a queue for every worker");
+}
+
+#[test]
+fn single_queues_take_values_of_their_own() {
+    let machine = machines::machine("ice-own-values");
+    for (key, value) in [
+        ("eth0:irq-rx-3", "1,15"),
+        ("eth0:irq-rx-4", "10"),
+        ("eth0:rps-1", "4-7"),
+        ("eth0:rfs-1", "1024"),
+        ("eth0:xps-0", ""),
+    ] {
+        assert_eq!(planned(&machine, key).1, value, "{key}");
+    }
+    let (action, _) = planned(&machine, "eth0:irq-rx-6");
+    assert!(matches!(action, Action::Skip(reason) if reason.contains("no such queue")));
+    apply(&machine);
+    assert_eq!(machine.host.text("/proc/irq/103/smp_affinity"), "8002");
+    assert_eq!(machine.host.text("/sys/class/net/eth0/queues/rx-1/rps_cpus"), "00f0");
+    assert_eq!(status(&machine).code(), status::IN_SYNC);
+    let refused = |key: &str, value: &str, words: &str| {
+        let mut machine = machines::machine("ice-smt");
+        machine.wishes.set(key, value).expect("wish");
+        let error = Plan::make(&machine.host, machine.input()).expect_err(key).to_string();
+        assert!(error.contains(key) && error.contains(words), "{error}");
+    };
+    refused("eth0:xps-1", "3,16-17", "CPUs 16-17 are not online");
+    refused("eth9:xps-1", "3", "nor the key of one of its knobs");
+}
+
+#[test]
+fn what_each_transmit_queue_sends_by_is_told() {
+    for (name, what) in [
+        ("ice-smt", "eth0 sends by mq: fq_codel on queues 0-15"),
+        ("two-nics", "eth1 sends by htb, one for its 16 transmit queues"),
+        ("virtio-one-queue", "eth0 sends by fq_codel on its one transmit queue"),
+        ("virtual-four-queues", "eth0 sends without a queueing discipline (noqueue)"),
+        ("isolated", "eth0 receives through clsact"),
+    ] {
+        let status = status(&machines::machine(name));
+        assert!(status.findings.iter().any(|finding| finding.what == what), "{name}: {status:?}");
+    }
+    // Where traffic control is not there, what new devices get is all that is known.
+    let machine = machines::machine("ice-smt");
+    machine.host.remove("/ethtool/eth0/qdiscs");
+    let fallback = "the default queueing discipline is fq_codel";
+    assert!(machine.plan().findings.iter().any(|finding| finding.what == fallback));
 }
 
 #[test]

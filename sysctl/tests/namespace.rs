@@ -40,6 +40,11 @@ fn busy_polling_is_set_by_netlink_and_taken_back() {
 }
 
 #[test]
+fn the_discipline_of_each_transmit_queue_is_read() {
+    run_inside("the_discipline_of_each_transmit_queue_is_read", disciplines);
+}
+
+#[test]
 fn a_bridge_resolves_to_its_ports() {
     run_inside("a_bridge_resolves_to_its_ports", bridge);
 }
@@ -253,6 +258,49 @@ fn busy_poll() {
     let after = (setting(NapiField::DeferHardIrqs), setting(NapiField::GroFlushTimeoutNs));
     assert_eq!(after, before);
     fs::remove_dir_all(scratch).expect("remove");
+}
+
+/// What tc sets on the queues of a veth is what the plan and status tell.
+fn disciplines() {
+    make_veth(4);
+    let host = Live::open().expect("host");
+    let topology = Topology::detect().expect("topology");
+    let wishes = Wishes { nics: vec![NIC.to_string()], ..Wishes::default() };
+    let workers = workers(1);
+    let input = Input { topology: &topology, workers: &workers, wishes: &wishes };
+    let seen = |what: &str| {
+        let plan = Plan::make(&host, input).expect("plan");
+        let seen = plan.findings.iter().any(|finding| finding.what == what);
+        assert!(seen, "{what} in {:#?}", plan.findings);
+    };
+    seen(&format!("{NIC} sends without a queueing discipline (noqueue)"));
+    for command in [
+        format!("qdisc add dev {NIC} root handle 1: mq"),
+        format!("qdisc replace dev {NIC} parent 1:1 pfifo"),
+        format!("qdisc replace dev {NIC} parent 1:2 pfifo"),
+        format!("qdisc replace dev {NIC} parent 1:3 bfifo"),
+        format!("qdisc replace dev {NIC} parent 1:4 pfifo"),
+    ] {
+        if let Err(why) = tc(&command) {
+            println!("skipped: {why}");
+            return;
+        }
+    }
+    seen(&format!("{NIC} sends by mq: bfifo on queues 2, pfifo on queues 0-1,3"));
+    tc(&format!("qdisc replace dev {NIC} root pfifo")).expect("one for all");
+    seen(&format!("{NIC} sends by pfifo, one for its 4 transmit queues"));
+    let scratch = std::env::temp_dir().join("ember-no-journal-here");
+    let status = status::status(&host, &scratch, input).expect("status");
+    assert!(status.findings.iter().any(|finding| finding.what.contains("pfifo")));
+}
+
+fn tc(args: &str) -> Result<(), String> {
+    let output = Command::new("tc").args(args.split(' ')).output();
+    let output = output.map_err(|error| format!("tc of iproute2: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("tc {args}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
 }
 
 fn bridge() {

@@ -494,8 +494,10 @@ const TUNE: &[Key] = &[
         Is(""),
         "Other values for items of the plan, by name: sysctls by their dotted names; `channels` \
          (auto, always, keep, a number), `ring-rx`, `ring-tx`, `coalesce-rx-usecs` and its like, \
-         `feature-NAME` (on, off), `governor`, `rps-flow-entries`, `busypoll-defer-hard-irqs` and \
-         its like. `\"skip\"` leaves out any of these, any group, and any key of `emberd tune \
+         `feature-NAME` (on, off), `arfs` (on, off), `governor`, `rps-flow-entries`, \
+         `busypoll-defer-hard-irqs` and its like; of a NIC's single queues CPU lists for \
+         `eth0:irq-rx-3`, `eth0:irq-tx-3`, `eth0:rps-3` and `eth0:xps-3` (`none` for no CPU) and a \
+         number for `eth0:rfs-3`. `\"skip\"` leaves out any of these, any group, and any key of `emberd tune \
          plan`.",
     )
     .eg(r#"{ "net.core.somaxconn" = "4096" }"#),

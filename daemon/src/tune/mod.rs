@@ -338,7 +338,9 @@ fn open_host() -> Result<Live, Failure> {
 fn unplanned(error: &MakeError) -> ExitCode {
     eprintln!("emberd: {error}");
     match error {
-        MakeError::UnknownName(_) | MakeError::NoNic(..) => ExitCode::from(EXIT_USAGE),
+        MakeError::UnknownName(_) | MakeError::NoNic(..) | MakeError::NoSuchCpus(..) => {
+            ExitCode::from(EXIT_USAGE)
+        }
         MakeError::Placement(_) => ExitCode::from(EXIT_FAILURE),
     }
 }

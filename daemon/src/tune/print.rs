@@ -63,6 +63,9 @@ pub(super) fn status(status: &Status) -> String {
             State::Unsupported { reason } => writeln!(out, "unsupported {key}: {reason}"),
         };
     }
+    for finding in &status.findings {
+        let _ = writeln!(out, "seen        {}", finding.what);
+    }
     for (nic, misaligned) in status.misaligned() {
         let all = status.checks.iter().filter(|check| {
             check.nic.as_ref() == Some(&nic) && check.group == ember_sysctl::knobs::Group::Irq

@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
-use ember_affinity::{CpuSet, Limits, Topology, WorkersConfig};
+use ember_affinity::{CpuSet, Limits, Numa, Topology, WorkersConfig};
+use ember_sysctl::Host;
 use ember_sysctl::ethtool::{Channels, Feature, Rings};
 use ember_sysctl::plan::{Input, Plan};
+use ember_sysctl::qdisc::Qdiscs;
 use ember_sysctl::wishes::Wishes;
 
 use super::{Scratch, TreeHost};
 
-pub const ALL: [&str; 11] = [
+pub const ALL: [&str; 16] = [
     "mlx5-two-nodes",
     "ice-smt",
     "ena-two-queues",
@@ -21,6 +23,11 @@ pub const ALL: [&str; 11] = [
     "two-nics",
     "names-only",
     "vlan-on-bridge",
+    "mlx5-all-nodes",
+    "mlx5-arfs",
+    "ena-arfs-refused",
+    "ice-own-values",
+    "virtual-four-queues",
 ];
 
 /// A machine with all that a plan is made from.
@@ -95,9 +102,13 @@ pub fn reopen(name: &str, directory: &Path) -> Machine {
 fn open(name: &str, scratch: Scratch, root: &Path, make: bool) -> Machine {
     let host = TreeHost::new(root);
     let (description, isolated) = match name {
-        "mlx5-two-nodes" | "two-nics" => ("package:2 numa:1 l3:2 core:4 pu:2", ""),
-        "ice-smt" | "ena-two-queues" => ("l3:2 core:4 pu:2", ""),
-        "virtio-one-queue" => ("core:4 pu:1", ""),
+        "mlx5-two-nodes" | "mlx5-all-nodes" | "mlx5-arfs" | "two-nics" => {
+            ("package:2 numa:1 l3:2 core:4 pu:2", "")
+        }
+        "ice-smt" | "ice-own-values" | "ena-two-queues" | "ena-arfs-refused" => {
+            ("l3:2 core:4 pu:2", "")
+        }
+        "virtio-one-queue" | "virtual-four-queues" => ("core:4 pu:1", ""),
         "bond" | "names-only" | "vlan-on-bridge" => ("core:8 pu:1", ""),
         "isolated" => ("core:8 pu:1", "4-7"),
         "epyc-eight-nodes" => ("package:2 numa:4 l3:2 core:4 pu:2", ""),
@@ -114,10 +125,14 @@ fn open(name: &str, scratch: Scratch, root: &Path, make: bool) -> Machine {
     let isolated: CpuSet = isolated.parse().expect("list");
     let topology = topology.with_limits(Limits { isolated, ..Limits::default() });
     let mut wishes = Wishes::default();
+    let mut workers = WorkersConfig::default();
     if make {
         base(&host, &topology);
     }
     match name {
+        "mlx5-all-nodes" => workers.numa = Numa::All,
+        "mlx5-arfs" | "ena-arfs-refused" => wishes.set("arfs", "on").expect("arfs"),
+        "ice-own-values" => own_values(&mut wishes),
         "bond" => wishes.nics = vec!["bond0".to_string()],
         "vlan-on-bridge" => wishes.nics = vec!["br0.7".to_string()],
         "two-nics" => wishes.nics = vec!["eth0".to_string(), "eth1".to_string()],
@@ -130,7 +145,28 @@ fn open(name: &str, scratch: Scratch, root: &Path, make: bool) -> Machine {
         host.put("/sys/class/net/eth0/queues/rx-0/rps_cpus", &mask);
         host.put("/sys/class/net/eth0/queues/rx-0/rps_flow_cnt", "64");
     }
-    Machine { scratch, host, topology, workers: WorkersConfig::default(), wishes }
+    Machine { scratch, host, topology, workers, wishes }
+}
+
+/// What is changed only where it is asked for, and values other than the plan's own.
+fn own_values(wishes: &mut Wishes) {
+    for (item, value) in [
+        ("channels", "6"),
+        ("ring-rx", "4096"),
+        ("coalesce-adaptive-rx", "0"),
+        ("coalesce-rx-usecs", "8"),
+        ("busypoll-defer-hard-irqs", "2"),
+        ("governor", "performance"),
+        ("net.core.somaxconn", "8192"),
+        ("eth0:irq-rx-3", "1,15"),
+        ("eth0:irq-rx-6", "1"),
+        ("eth0:rps-1", "4-7"),
+        ("eth0:rfs-1", "1000"),
+        ("eth0:xps-0", "none"),
+        ("eth0:xps-2", "skip"),
+    ] {
+        wishes.set(item, value).expect(item);
+    }
 }
 
 fn base(host: &TreeHost, topology: &Topology) {
@@ -174,15 +210,24 @@ fn nics(host: &TreeHost, name: &str) {
     };
     let first = mlx5("eth0", "0000:3b:00.0", 1, 100, "mlx5_comp{}@pci:0000:3b:00.0");
     match name {
-        "mlx5-two-nodes" => {
+        "mlx5-two-nodes" | "mlx5-all-nodes" => {
             nic(host, 2, &first);
             host.put("/irqbalance", "9");
         }
+        "mlx5-arfs" => {
+            nic(host, 2, &first);
+            steers_flows(host, "eth0");
+        }
         "ice-smt" => nic(host, 2, &NicSpec { queues: 16, max: Some(16), ..PLAIN }),
-        "ena-two-queues" => nic(
-            host,
-            2,
-            &NicSpec {
+        "ice-own-values" => {
+            nic(host, 2, &NicSpec { queues: 16, max: Some(16), ..PLAIN });
+            for cpu in 0..16 {
+                let governor = format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
+                host.put(&governor, "schedutil");
+            }
+        }
+        "ena-two-queues" | "ena-arfs-refused" => {
+            let ena = NicSpec {
                 driver: "ena",
                 bus: "0000:00:05.0",
                 node: -1,
@@ -191,8 +236,14 @@ fn nics(host: &TreeHost, name: &str) {
                 irqs: (30, "eth0-Tx-Rx-{}"),
                 netdev: None,
                 ..PLAIN
-            },
-        ),
+            };
+            nic(host, 2, &ena);
+            host.put("/proc/sys/net/ipv4/tcp_max_syn_backlog", "4096");
+            if name == "ena-arfs-refused" {
+                steers_flows(host, "eth0");
+            }
+        }
+        "virtual-four-queues" => virtual_nic(host),
         "virtio-one-queue" => virtio(host),
         "bond" => {
             let slave = |name, bus, first, action| NicSpec {
@@ -217,10 +268,16 @@ fn nics(host: &TreeHost, name: &str) {
             let node = if name == "hybrid" { 0 } else { 3 };
             nic(host, 2, &NicSpec { node, ..first });
         }
-        "isolated" => nic(host, 2, &NicSpec { queues: 8, max: None, ..PLAIN }),
+        "isolated" => {
+            nic(host, 2, &NicSpec { queues: 8, max: None, ..PLAIN });
+            let ingress = Some("clsact".to_string());
+            host.put("/ethtool/eth0/qdiscs", &json(&Qdiscs { ingress, ..mq(&["fq"; 8]) }));
+        }
         "two-nics" => {
             nic(host, 2, &NicSpec { node: 0, ..first });
             nic(host, 3, &mlx5("eth1", "0000:af:00.0", 1, 200, "mlx5_comp{}@pci:0000:af:00.0"));
+            let shaped = Qdiscs { root: Some("htb".to_string()), ..Qdiscs::default() };
+            host.put("/ethtool/eth1/qdiscs", &json(&shaped));
         }
         "names-only" => nic(
             host,
@@ -277,11 +334,41 @@ pub fn nic(host: &TreeHost, ifindex: u32, spec: &NicSpec<'_>) {
         host.put(&format!("{settings}/rss"), &table.join(" "));
     }
     features(host, name);
+    host.put(&format!("{settings}/qdiscs"), &json(&mq(&vec!["fq_codel"; queues as usize])));
     host.put(
         &format!("{settings}/rings"),
         &json(&Rings { rx: 1024, tx: 1024, rx_max: 8192, tx_max: 8192 }),
     );
     host.put(&format!("{settings}/coalesce"), r#"{"adaptive-rx":1,"rx-usecs":50}"#);
+}
+
+/// A root of a class for each queue, and what these have.
+fn mq(kinds: &[&str]) -> Qdiscs {
+    let kinds = kinds.iter().map(|kind| kind.to_string());
+    Qdiscs { root: Some("mq".to_string()), queues: (0..).zip(kinds).collect(), ingress: None }
+}
+
+/// A NIC that takes filters for flows, which are off.
+fn steers_flows(host: &TreeHost, name: &str) {
+    let mut features = host.features(name).expect("features");
+    let name_of = "rx-ntuple-filter".to_string();
+    features.push(Feature { name: name_of, on: false, changeable: true });
+    host.put(&format!("/ethtool/{name}/features"), &json(&features));
+}
+
+/// As a veth: queues and channels, no bus, no interrupts.
+fn virtual_nic(host: &TreeHost) {
+    host.put("/sys/class/net/eth0/ifindex", "2");
+    host.put("/sys/class/net/eth0/operstate", "up");
+    for queue in 0..4 {
+        host.make_queue("eth0", &format!("rx-{queue}"));
+        host.make_queue("eth0", &format!("tx-{queue}"));
+    }
+    let channels = Channels { rx: 4, tx: 4, rx_max: 4, tx_max: 4, ..Channels::default() };
+    host.put("/ethtool/eth0/channels", &json(&channels));
+    let none = Qdiscs { root: Some("noqueue".to_string()), ..Qdiscs::default() };
+    host.put("/ethtool/eth0/qdiscs", &json(&none));
+    features(host, "eth0");
 }
 
 fn features(host: &TreeHost, name: &str) {
@@ -315,6 +402,8 @@ fn virtio(host: &TreeHost) {
     host.make_irq(39, "virtio2-output.0", Some(pci));
     let one = Channels { combined: 1, combined_max: 1, ..Channels::default() };
     host.put("/ethtool/eth0/channels", &json(&one));
+    let shared = Qdiscs { root: Some("fq_codel".to_string()), ..Qdiscs::default() };
+    host.put("/ethtool/eth0/qdiscs", &json(&shared));
     features(host, "eth0");
 }
 

@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ember_affinity::CpuSet;
+use ember_sysctl::audit;
 use ember_sysctl::ethtool::{Channels, CoalesceField, Feature, Rings};
 use ember_sysctl::host::Host;
 use ember_sysctl::netdev::{Napi, NapiField};
+use ember_sysctl::qdisc::Qdiscs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -393,6 +395,22 @@ impl Host for TreeHost {
             _ => self.put(&format!("/napi/{id}-{}", field.name()), &value.to_string()),
         }
         Ok(())
+    }
+
+    fn qdiscs(&self, ifindex: u32) -> io::Result<Qdiscs> {
+        for nic in self.list("/ethtool").unwrap_or_default() {
+            if self.read(&format!("/sys/class/net/{nic}/ifindex"))? == ifindex.to_string() {
+                return Ok(serde_json::from_str(&self.setting(&nic, "qdiscs")?)?);
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::ENODEV))
+    }
+
+    /// The kernel tells them to few: here to those who have put some.
+    fn audit_rules(&self) -> io::Result<Vec<audit::Rule>> {
+        let text = self.read("/audit-rules");
+        let text = text.map_err(|_| io::Error::from_raw_os_error(libc::EPERM))?;
+        Ok(serde_json::from_str(&text)?)
     }
 
     fn irq_bans(&self) -> io::Result<Option<BTreeSet<u32>>> {
