@@ -48,7 +48,7 @@ fn commands_and_exit_codes() {
         fs::write(SOMAXCONN, "128").expect("write");
         let status = tune(state, &with("status"));
         assert_eq!(code(&status), 1);
-        assert!(text(&status).contains("drift       net.core.somaxconn: 128, planned 65535"));
+        assert!(text(&status).contains("drift       net.core.somaxconn: is 128, planned 65535"));
         let taken = tune(state, &["revert"]);
         assert_eq!(code(&taken), 0);
         assert!(text(&taken).contains("left     net.core.somaxconn: someone else has made it 128"));
@@ -126,7 +126,7 @@ fn the_server_tunes_before_it_listens_and_sees_drift() {
         wait_until("drift in the metrics", || scrape().contains(&drift(1)));
         assert!(scrape().contains("emberd_tune_drift{key=\"xps\"} 0\n"), "{}", scrape());
         let status = text(&emberd(state).arg("status").output().expect("emberd"));
-        assert!(status.contains("tuning: drifted: net.core.somaxconn\n"), "{status}");
+        assert!(status.contains("tuning: drifted: net.core.somaxconn ("), "{status}");
         assert!(status.contains("no interrupts of its own to align"), "{status}");
     });
 }

@@ -172,7 +172,7 @@ pub const SYSCTLS: [Sysctl; 5] = [
         },
     },
     Sysctl {
-        name: "net.core.netdev_max_backlog",
+        name: BACKLOG_SYSCTL,
         rule: Rule::AtLeast(300_000),
         truth: Truth {
             why: "caps each CPU's queue of packets handed over by software",
@@ -182,6 +182,9 @@ pub const SYSCTLS: [Sysctl; 5] = [
         },
     },
 ];
+
+/// The queues that RPS hands packets over by: on a request's way where packets are spread so.
+pub const BACKLOG_SYSCTL: &str = "net.core.netdev_max_backlog";
 
 /// The offloads of every plan.
 pub const FEATURES: [&str; 4] =

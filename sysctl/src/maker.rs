@@ -35,17 +35,18 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn all(&mut self, nics: &[NicPlan], workers: &[WorkerPlan]) {
-        let mut flow_tables = false;
+        let (mut flow_tables, mut spread) = (false, false);
         for nic in nics {
             self.device(nic);
             let arfs = self.wishes.arfs && self.arfs(nic);
             self.queues(nic, arfs);
             self.interrupts(nic);
             self.own_values_left(nic);
-            flow_tables |= arfs || nic.queues.software_spread;
+            spread |= nic.queues.software_spread;
+            flow_tables |= arfs || spread;
         }
         self.bans(nics);
-        self.sysctls(flow_tables);
+        self.sysctls(flow_tables, spread);
         if let Some(governor) = &self.wishes.governor {
             for cpu in plan::cpus(workers).iter() {
                 self.add(Group::Governor, Target::Governor(cpu), governor.clone());
@@ -208,11 +209,13 @@ impl Maker<'_> {
         }
     }
 
-    fn sysctls(&mut self, flow_tables: bool) {
+    fn sysctls(&mut self, flow_tables: bool, spread: bool) {
         let wishes = self.wishes;
         for sysctl in &knobs::SYSCTLS {
             if !wishes.sysctl.contains_key(sysctl.name) {
-                self.sysctl(Group::Sysctl, sysctl.name, sysctl.rule, sysctl.truth);
+                let mut truth = sysctl.truth;
+                truth.on_path |= spread && sysctl.name == knobs::BACKLOG_SYSCTL;
+                self.sysctl(Group::Sysctl, sysctl.name, sysctl.rule, truth);
             }
         }
         if flow_tables && !wishes.sysctl.contains_key(knobs::RPS_FLOWS_SYSCTL) {

@@ -158,7 +158,7 @@ fn listeners(facts: &Facts, config: &Config) -> Vec<Finding> {
                      {somaxconn}",
                     listener.name, listener.backlog
                 ),
-                "emberd tune apply, or sysctl net.core.somaxconn",
+                format!("emberd tune apply, or sysctl -w net.core.somaxconn={}", listener.backlog),
             ));
         }
     }

@@ -106,11 +106,6 @@ fn seconds(since: Instant, now: Instant) -> f64 {
 
 /// The status for people.
 pub fn render_status(status: &Value) -> String {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".to_owned(),
-        other => other.to_string(),
-    };
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(
@@ -132,8 +127,16 @@ pub fn render_status(status: &Value) -> String {
         let drifted: Vec<String> = drifted.iter().map(text).collect();
         let _ = match drifted.is_empty() {
             true => writeln!(out, "tuning: as planned"),
-            false => writeln!(out, "tuning: drifted: {}", drifted.join(", ")),
+            false => writeln!(
+                out,
+                "tuning: drifted: {} (`emberd tune status` tells how)",
+                drifted.join(", ")
+            ),
         };
+    } else {
+        out.push_str(
+            "tuning: nothing applied by this server; `emberd tune status` compares the host\n",
+        );
     }
     for generation in status["generations"].as_array().into_iter().flatten() {
         let _ = writeln!(
@@ -155,27 +158,44 @@ pub fn render_status(status: &Value) -> String {
             }
         }
         for worker in generation["workers"].as_array().into_iter().flatten() {
-            let cpus: Vec<String> =
-                worker["cpus"].as_array().into_iter().flatten().map(&text).collect();
-            let _ = writeln!(
-                out,
-                "  worker {} (pid {}) {}, {} s, node {}, {} on CPU {}, restarts {}, connections {}",
-                text(&worker["worker"]),
-                text(&worker["pid"]),
-                text(&worker["state"]),
-                text(&worker["age_s"]),
-                text(&worker["node"]),
-                match cpus.len() {
-                    1 => "1 thread".to_owned(),
-                    count => format!("{count} threads"),
-                },
-                cpus.join(","),
-                text(&worker["restarts"]),
-                text(&worker["connections"]),
-            );
+            out.push_str(&worker_line(worker));
         }
     }
     out
+}
+
+fn worker_line(worker: &Value) -> String {
+    let cpus = worker["cpus"].as_array().into_iter().flatten();
+    let cpus: Vec<String> = cpus.map(text).collect();
+    let since = match &worker["age_s"] {
+        Value::Null => String::new(),
+        age => format!(" for {age} s"),
+    };
+    let node = match &worker["node"] {
+        Value::Null => "any node".to_owned(),
+        node => format!("node {node}"),
+    };
+    let threads = match cpus.len() {
+        1 => "1 thread on CPU".to_owned(),
+        count => format!("{count} threads on CPUs"),
+    };
+    format!(
+        "  worker {} (pid {}) {}{since}, {node}, {threads} {}, {} restarts, {} connections\n",
+        text(&worker["worker"]),
+        text(&worker["pid"]),
+        text(&worker["state"]),
+        cpus.join(","),
+        text(&worker["restarts"]),
+        text(&worker["connections"]),
+    )
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -205,12 +225,13 @@ mod tests {
             "emberd 1.2.3 (pid 7), serving, up 1.5 s, config a.toml\n\
              last change refused: line 3: no\n\
              listener web: http://127.0.0.1:1\n\
-             tuning: drifted: irq\n\
+             tuning: drifted: irq (`emberd tune status` tells how)\n\
              generation 2 (serving): io_uring\n  \
              workers are confined: user nobody\n  \
              the cgroup grants 2 CPUs' time\n  \
              eth0: NIC queues aligned 3/4 at the start of this generation\n  \
-             worker 0 (pid 8) ready, 1.0 s, node -, 2 threads on CPU 0,1, restarts 3, connections 12\n"
+             worker 0 (pid 8) ready for 1.0 s, any node, 2 threads on CPUs 0,1, 3 restarts, \
+             12 connections\n"
         );
     }
 }

@@ -48,6 +48,8 @@ pub(super) fn applied(applied: &Applied) -> String {
 pub(super) fn status(status: &Status) -> String {
     let mut out = String::new();
     let mut count = 0;
+    // What was never applied has not drifted.
+    let otherwise = if status.applied { "drift" } else { "unapplied" };
     for check in &status.checks {
         let key = &check.key;
         let _ = match &check.state {
@@ -57,7 +59,7 @@ pub(super) fn status(status: &Status) -> String {
             }
             State::Drift { now, wanted } => {
                 let now = now.as_deref().map_or("(not there)".to_owned(), value);
-                writeln!(out, "drift       {key}: {now}, planned {}", value(wanted))
+                writeln!(out, "{otherwise:<11} {key}: is {now}, planned {}", value(wanted))
             }
             State::Unknown { reason } => writeln!(out, "unknown     {key}: {reason}"),
             State::Unsupported { reason } => writeln!(out, "unsupported {key}: {reason}"),
@@ -86,11 +88,15 @@ pub(super) fn status(status: &Status) -> String {
     let verdict = match status.code() {
         status::IN_SYNC => "in sync",
         status::DRIFT if status.applied => "drift",
-        status::DRIFT => "not applied, or gone with the last boot: `emberd tune apply`",
+        status::DRIFT => {
+            "nothing was applied since the last boot; `emberd tune plan` says why it should be, \
+             `emberd tune apply` does it"
+        }
         status::CANNOT_TELL => "cannot tell",
         _ => "nothing of the plan can be had on this host",
     };
-    let _ = writeln!(out, "{count} as planned: {verdict}");
+    let drifted = status.drifted().count();
+    let _ = writeln!(out, "{count} as planned, {drifted} otherwise: {verdict}");
     out
 }
 
@@ -113,7 +119,7 @@ pub(super) fn reverted(taken: &[Taken]) -> String {
         };
     }
     let _ = match taken.is_empty() {
-        true => writeln!(out, "nothing to take back in this boot"),
+        true => writeln!(out, "nothing to take back: nothing was applied since the last boot"),
         false => writeln!(out, "{restored} restored"),
     };
     out
