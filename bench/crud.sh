@@ -51,6 +51,7 @@ export PGHOST="$dir" PGUSER=postgres PGDATABASE=postgres NODE_ENV=production IDS
 ticks() { # user and system time of the process and its children that live, in ticks
     total=0
     for pid in $1 $(pgrep -P "$1" || true); do
+        # shellcheck disable=SC2046 # the fields are words on purpose
         set -- $(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null || echo)
         [ $# -lt 13 ] || total=$((total + ${12} + ${13}))
     done
@@ -76,6 +77,7 @@ measure() { # label, program that must be there, command...
     before=$(ticks "$server")
     said=$(wrk -t 1 -c 200 -d "$seconds" -s "$here/crud.lua" --latency "http://127.0.0.1:$port")
     after=$(ticks "$server")
+    # shellcheck disable=SC2046 # the numbers are words on purpose
     set -- $(echo "$said" | sed -n 's/^requests \([0-9]*\) us \([0-9]*\) failed \([0-9]*\)$/\1 \2 \3/p')
     p99=$(echo "$said" | awk '$1 == "99%" { print $2 }')
     awk -v l="$label" -v n="$1" -v us="$2" -v f="$3" -v t=$((after - before)) -v p="$p99" -v hz="$(getconf CLK_TCK)" \

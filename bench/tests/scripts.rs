@@ -14,7 +14,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn the_scripts_parse() {
-    for script in ["setup.sh", "bare-metal.sh"] {
+    for script in ["setup.sh", "bare-metal.sh", "crud.sh"] {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(script);
         let output = Command::new("sh").arg("-n").arg(path).output().expect("sh runs");
         assert!(output.status.success(), "{script}: {}", text(&output.stderr));
