@@ -9,7 +9,7 @@ wanted() {
     # A linker and C library for cargo; hwloc (with udev, which it links) for the topology.
     build) echo gcc libc6-dev pkg-config libhwloc-dev libudev-dev ;;
     # Real clients, namespaces, the metrics checkers, and a browser.
-    test) echo ca-certificates curl wrk nghttp2-client apache2-utils python3 python3-jsonschema iproute2 ethtool prometheus python3-prometheus-client procps chromium valgrind nginx-light mmdebstrap postgresql redis-server ;;
+    test) echo ca-certificates curl wrk nghttp2-client apache2-utils python3 python3-jsonschema python3-pip iproute2 ethtool prometheus python3-prometheus-client procps chromium valgrind nginx-light mmdebstrap postgresql redis-server ;;
     # Peers and instruction counts.
     bench) echo curl wrk nginx-light iproute2 procps valgrind ;;
     *) echo "install-packages.sh: unknown set '$1': one of build, test, bench" >&2; exit 2 ;;
