@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ember_affinity::WorkerPlan;
-use ember_metrics::{Names, Pages};
+use ember_metrics::{Names, Pages, Words};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub struct Boot {
     pub plan: WorkerPlan,
     /// The counter pages of the whole server.
     pub pages: Arc<Pages>,
+    /// What clients have asked for, for the rate limits of the whole server.
+    pub limits: Arc<Words>,
     /// The label values that keys in the pages refer to.
     pub names: Arc<Names>,
     /// One entry for each ring thread to start.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::cli::{ConfigArgs, Failure, say};
 use crate::config::{Address, Config, Loaded, Reply};
 use crate::files;
+use crate::rules::{Guard, redirect};
 use crate::worker::{Handler, Sites};
 
 /// What one listener makes of the request.
@@ -187,8 +188,16 @@ impl Answer {
                 self.path_kind = "proxy";
                 format!("passed on {}", crate::routes::passed_on(&config.proxies[*at]))
             }
+            Handler::Redirect(at, _) => redirect::explain(&config.redirects[*at], request),
+            Handler::Preflight(_) => "answered by the dispatch loop: what pages of other origins \
+                                      may do"
+                .to_owned(),
             Handler::Live | Handler::Ready => "answered by the dispatch loop".to_owned(),
         };
+        let guarded = sites.guard(request.handler).map(Guard::words).unwrap_or_default();
+        if !guarded.is_empty() {
+            self.why = format!("{}; {guarded}", self.why);
+        }
     }
 
     /// The protocol has answered by itself.
@@ -221,7 +230,9 @@ fn not_found(config: &Config, listener: &str, path: &str) -> String {
         Some((path, &route.name, &route.hosts))
     });
     let proxies = config.proxies.iter().map(|route| (&route.prefix, &route.name, &route.hosts));
-    let routes: Vec<_> = prepared.chain(metrics).chain(files).chain(proxies).collect();
+    let redirects = config.redirects.iter().map(|route| (&route.path, &route.name, &route.hosts));
+    let routes: Vec<_> =
+        prepared.chain(metrics).chain(files).chain(proxies).chain(redirects).collect();
     let served =
         |name: &str| config.listeners.iter().any(|it| it.name == listener && it.serves(name));
     if let Some((_, name, hosts)) = routes.iter().find(|(known, ..)| *known == path) {

@@ -18,6 +18,7 @@ mod files;
 mod log;
 mod proxy;
 pub mod routes;
+mod rules;
 pub mod supervisor;
 mod top;
 pub mod tune;

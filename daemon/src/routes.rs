@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use ember_http::{Method, Methods};
 use serde::Serialize;
 
 use crate::config::{Config, Prepared, Proxy};
+use crate::rules::redirect;
 use crate::worker::coding;
 
 /// One route of a config.
@@ -20,7 +22,7 @@ pub struct Route<'a> {
     /// How it is answered, as in the label `path_kind`.
     pub kind: &'static str,
     /// The methods that it answers; none: all.
-    pub methods: &'a [&'static str],
+    pub methods: Vec<&'static str>,
     /// The names of the listeners that serve it.
     pub listeners: Vec<&'a str>,
     /// What it answers with, in a few words.
@@ -38,7 +40,7 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
         path: Cow::Borrowed(&route.path),
         hosts: &route.hosts,
         kind: "prepared",
-        methods: &["GET", "HEAD"],
+        methods: names(route.rules.methods(GET)),
         listeners: on(&route.name),
         answer: prepared_answer(route),
     });
@@ -47,7 +49,7 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
         path: Cow::Borrowed(&route.path),
         hosts: &route.hosts,
         kind: "dynamic",
-        methods: &["GET", "HEAD"],
+        methods: names(GET),
         listeners: on(&route.name),
         answer: match route.allow.len() {
             0 => "metrics, to everybody".to_owned(),
@@ -65,7 +67,7 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
         },
         hosts: &route.hosts,
         kind: "files",
-        methods: &["GET", "HEAD"],
+        methods: names(route.rules.methods(GET)),
         listeners: on(&route.name),
         answer: route.source().display().to_string(),
     });
@@ -74,9 +76,18 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
         path: format!("{}/*", route.prefix.trim_end_matches('/')).into(),
         hosts: &route.hosts,
         kind: "proxy",
-        methods: &[],
+        methods: names(route.rules.methods(Methods::ANY)),
         listeners: on(&route.name),
         answer: passed_on(route),
+    });
+    let redirects = config.redirects.iter().map(|route| Route {
+        name: &route.name,
+        path: Cow::Borrowed(&route.path),
+        hosts: &route.hosts,
+        kind: if redirect::prepared(route).is_some() { "prepared" } else { "dynamic" },
+        methods: names(route.rules.methods(Methods::ANY)),
+        listeners: on(&route.name),
+        answer: format!("{} to {}", route.status, route.to),
     });
     let armed = config.listeners.iter().filter_map(|listener| {
         let reply = listener.reply.as_ref()?;
@@ -85,12 +96,20 @@ pub fn of(config: &Config) -> Vec<Route<'_>> {
             path: Cow::Borrowed("*"),
             hosts: &[],
             kind: "armed",
-            methods: &[],
+            methods: Vec::new(),
             listeners: vec![&listener.name],
             answer: format!("{} without body", reply.status),
         })
     });
-    prepared.chain(metrics).chain(files).chain(proxies).chain(armed).collect()
+    prepared.chain(metrics).chain(files).chain(proxies).chain(redirects).chain(armed).collect()
+}
+
+const GET: Methods = Methods::of(&[Method::Get, Method::Head]);
+
+/// The names of methods; none for all.
+fn names(methods: Methods) -> Vec<&'static str> {
+    let standard = Method::STANDARD.into_iter().filter(|method| methods.contains(*method));
+    if methods == Methods::ANY { Vec::new() } else { standard.map(Method::as_str).collect() }
 }
 
 /// Where a proxy passes requests on to.

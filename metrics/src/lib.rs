@@ -49,3 +49,4 @@ pub use pages::{
 };
 pub use process::Processes;
 pub use render::{Facts, families, render, scrape, scrape_with};
+pub use shared::Words;

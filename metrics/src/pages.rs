@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::board::{self, Board};
 use crate::catalogue::{BUCKETS_NS, CATALOGUE, Family, Kind};
 use crate::key::{Key, PART_SUM};
-use crate::shared::Shared;
+use crate::shared::Words;
 
 /// "EMBER" and the version of the layout. A reader refuses any other.
 const MARK: u64 = u64::from_be_bytes(*b"EMBER\0\0\x01");
@@ -48,7 +48,7 @@ const HISTOGRAM_ENTRIES: usize = PART_SUM as usize + 1;
 /// The counter memory of a server.
 #[derive(Debug)]
 pub struct Pages {
-    shared: Arc<Shared>,
+    shared: Arc<Words>,
     layout: Layout,
     /// Which pages have a writer in this process.
     taken: Arc<[AtomicBool]>,
@@ -57,7 +57,7 @@ pub struct Pages {
 /// The writer of one page. It belongs to one thread.
 #[derive(Debug)]
 pub struct Page {
-    shared: Arc<Shared>,
+    shared: Arc<Words>,
     /// Index of the word that counts this page's entries.
     count_at: usize,
     /// Index of the word at which its entries begin.
@@ -101,7 +101,7 @@ impl Pages {
             let why = format!("no counter pages of {threads} threads with {capacity} entries");
             io::Error::new(io::ErrorKind::InvalidInput, why)
         })?;
-        let shared = Shared::create("emberd-counters", layout.words())?;
+        let shared = Words::create("emberd-counters", layout.words())?;
         shared[1].store(threads as u64, Ordering::Relaxed);
         shared[2].store(capacity as u64, Ordering::Relaxed);
         shared[0].store(MARK, Ordering::Release);
@@ -113,7 +113,7 @@ impl Pages {
     /// # Errors
     /// `InvalidData` where the descriptor is of anything else, or of another layout.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        let shared = Shared::from_fd(fd)?;
+        let shared = Words::from_fd(fd)?;
         let word = |index: usize| shared.get(index).map_or(0, |word| word.load(Ordering::Acquire));
         let number = |index| usize::try_from(word(index)).unwrap_or(usize::MAX);
         let layout = (word(0) == MARK).then(|| Layout::new(number(1), number(2))).flatten();
@@ -224,7 +224,7 @@ impl Pages {
         self.shared[at..at + 2 * count].as_chunks().0.iter()
     }
 
-    fn new(shared: Shared, layout: Layout) -> Self {
+    fn new(shared: Words, layout: Layout) -> Self {
         let taken = (0..layout.threads).map(|_| AtomicBool::new(false)).collect();
         Self { shared: Arc::new(shared), layout, taken }
     }

@@ -14,17 +14,21 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 
-/// A shared mapping of a memfd whose size can never change again.
+/// Words in memory that several processes share: a mapping of a memfd whose size can never change
+/// again.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub struct Words {
     file: File,
     // INVARIANT: maps all of `file`, whose seals forbid to shrink and to grow it.
     map: MmapRaw,
 }
 
-impl Shared {
-    /// A new memfd of so many zero words. Nothing is resident before it is touched.
-    pub(crate) fn create(name: &str, words: usize) -> io::Result<Self> {
+impl Words {
+    /// So many words of zero in a new memfd. Nothing is resident before it is touched.
+    ///
+    /// # Errors
+    /// The system's refusal of a memfd.
+    pub fn create(name: &str, words: usize) -> io::Result<Self> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let fd = memfd_create(name, flags)?;
         let bytes = words.checked_mul(size_of::<u64>()).and_then(|n| i64::try_from(n).ok());
@@ -37,29 +41,29 @@ impl Shared {
     ///
     /// # Errors
     /// `InvalidData` where the descriptor is no memfd of a fixed size.
-    pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let foreign = |why| io::Error::new(io::ErrorKind::InvalidData, why);
         let seals = fcntl(&fd, FcntlArg::F_GET_SEALS)
-            .map_err(|_| foreign("the descriptor of the counter pages is no memfd"))?;
+            .map_err(|_| foreign("the descriptor of shared memory is no memfd"))?;
         if !SealFlag::from_bits_retain(seals).contains(fixed_size()) {
-            return Err(foreign("the memfd of the counter pages is not sealed"));
+            return Err(foreign("the memfd of shared memory is not sealed"));
         }
         let file = File::from(fd);
         let bytes = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
         if bytes == 0 {
-            return Err(foreign("the memfd of the counter pages is empty"));
+            return Err(foreign("the memfd of shared memory is empty"));
         }
         let map = MmapOptions::new().len(bytes).map_raw(&file)?;
         Ok(Self { file, map })
     }
 
     /// The descriptor, to be handed to another process.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
-impl Deref for Shared {
+impl Deref for Words {
     type Target = [AtomicU64];
 
     #[inline]
@@ -85,8 +89,8 @@ mod tests {
 
     #[test]
     fn two_mappings_see_each_other() {
-        let one = Shared::create("test", 1024).unwrap();
-        let two = Shared::from_fd(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let one = Words::create("test", 1024).unwrap();
+        let two = Words::from_fd(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!((one.len(), two.len()), (1024, 1024));
         one[1023].store(7, Ordering::Relaxed);
         assert_eq!(two[1023].load(Ordering::Relaxed), 7);
@@ -94,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_size_is_fixed() {
-        let shared = Shared::create("test", 512).unwrap();
+        let shared = Words::create("test", 512).unwrap();
         assert!(ftruncate(shared.as_fd(), 0).is_err());
         assert!(ftruncate(shared.as_fd(), 8192).is_err());
     }
@@ -103,10 +107,10 @@ mod tests {
     fn what_could_shrink_is_refused() {
         let loose = memfd_create("test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&loose, 4096).unwrap();
-        let error = Shared::from_fd(loose).unwrap_err();
+        let error = Words::from_fd(loose).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         let null = File::open("/dev/null").unwrap();
-        let error = Shared::from_fd(null.into()).unwrap_err();
+        let error = Words::from_fd(null.into()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

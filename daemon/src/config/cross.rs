@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
+use ember_http::{Method, Methods};
+
 use super::check::{Checked, Written};
 use super::model::{Address, Config, Listener, Reply};
 use super::report::{Finding, Severity};
 use super::source::Place;
 use super::suggest;
 use crate::files::tree;
+use crate::rules::redirect::{Target, pattern_params};
 use crate::worker::Sites;
 
 /// Everything found about a config whose single values are well.
@@ -23,6 +26,8 @@ pub(crate) fn check(config: &Config, checked: &Checked) -> Vec<Finding> {
     cross.replies();
     cross.routes();
     cross.proxies();
+    cross.redirects();
+    cross.rules();
     cross.unwise();
     cross.sites();
     cross.findings
@@ -272,7 +277,80 @@ impl<'a> Cross<'a> {
             is_prefix: true,
             at: self.element("proxy", index),
         });
-        prepared.chain(metrics).chain(files).chain(proxies).collect()
+        let redirects = config.redirects.iter().enumerate().map(|(index, route)| Route {
+            name: &route.name,
+            path: &route.path,
+            hosts: &route.hosts,
+            is_prefix: false,
+            at: self.element("redirect", index),
+        });
+        prepared.chain(metrics).chain(files).chain(proxies).chain(redirects).collect()
+    }
+
+    fn redirects(&mut self) {
+        for (index, redirect) in self.config.redirects.iter().enumerate() {
+            let at = self.element("redirect", index);
+            if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
+                let place = self.value(&format!("{at}.status"));
+                let message = format!("status {} does not redirect", redirect.status);
+                self.error("bad_value", place, message).help =
+                    Some("it is 301, 302, 303, 307 or 308".to_owned());
+            }
+            let Ok(target) = Target::parse(&redirect.to) else { continue };
+            let captured = pattern_params(&redirect.path).unwrap_or_default();
+            for name in target.names().filter(|name| !captured.iter().any(|it| it == name)) {
+                let place = self.value(&format!("{at}.to"));
+                let message = format!("`{at}.path` captures no `{name}`");
+                let help = match captured.as_slice() {
+                    [] => format!("write {{{name}}} for a segment of `path`"),
+                    all => {
+                        format!("it captures: {}", suggest::list(all.iter().map(String::as_str)))
+                    }
+                };
+                self.error("bad_value", place, message).help = Some(help);
+            }
+        }
+    }
+
+    /// Rules that would not do what they seem to.
+    fn rules(&mut self) {
+        let config = self.config;
+        let files = config.files.iter().enumerate().map(|(at, it)| ("files", at, &it.rules));
+        let proxies = config.proxies.iter().enumerate().map(|(at, it)| ("proxy", at, &it.rules));
+        let redirects =
+            config.redirects.iter().enumerate().map(|(at, it)| ("redirect", at, &it.rules));
+        let prepared =
+            config.prepared.iter().enumerate().map(|(at, it)| ("prepared", at, &it.rules));
+        let all = files.chain(proxies).chain(redirects).chain(prepared);
+        for (list, index, rules) in all {
+            let at = self.element(list, index);
+            if let Some(cors) = &rules.cors {
+                let any = cors.origins.iter().any(|origin| origin == "*");
+                let place = self.value(&format!("{at}.cors.origins"));
+                if cors.origins.is_empty() {
+                    self.error("bad_value", place, format!("`{at}.cors.origins` names none"));
+                } else if any && cors.credentials {
+                    let message = "with credentials, browsers take no `*`: every page could act \
+                                   as its visitor";
+                    self.error("conflict", place, message.to_owned()).help =
+                        Some("name the origins, or take `credentials` out".to_owned());
+                } else if list == "prepared" && !any {
+                    let message = "a prepared reply is the same for all origins";
+                    self.error("conflict", place, message.to_owned()).help =
+                        Some("write origins = [\"*\"], or serve it by [[files]]".to_owned());
+                }
+            }
+            let of_files = Methods::of(&[Method::Get, Method::Head]);
+            let beyond = |name: &&String| !of_files.contains(Method::from_bytes(name.as_bytes()));
+            if list == "files"
+                && let Some(name) = rules.methods.iter().find(beyond)
+            {
+                let place = self.value(&format!("{at}.methods"));
+                let message = format!("files are not there for {name}");
+                self.error("bad_value", place, message).help =
+                    Some("GET and HEAD are answered".to_owned());
+            }
+        }
     }
 
     fn routes(&mut self) {

@@ -17,6 +17,7 @@ use super::model::{Bytes, Encoding};
 use super::report::Finding;
 use super::source::SourceMap;
 use crate::application;
+use crate::rules::password;
 
 /// Bytes of a prepared body; each of its variants is pinned in memory, on each node.
 const BODY_MAX: u64 = 64 << 20;
@@ -30,9 +31,89 @@ pub(crate) fn fill(checked: &mut Checked, sources: &SourceMap) {
     for_each(checked, "files", |files, path, checked| fill_files(files, path, checked, sources));
     for_each(checked, "metrics", |metrics, _, _| name_after(metrics, "path"));
     for_each(checked, "proxy", |proxy, _, _| name_after(proxy, "prefix"));
+    for_each(checked, "redirect", |redirect, _, _| name_after(redirect, "path"));
     for_each(checked, "prepared", |prepared, path, checked| {
         name_after(prepared, "path");
         fill_body(prepared, path, checked, sources);
+    });
+    for list in ["files", "proxy", "redirect", "prepared"] {
+        for_each(checked, list, |table, path, checked| {
+            fill_rules(table, path, checked, sources);
+        });
+    }
+}
+
+/// Puts the rules together that every section with routes has, and reads their files.
+fn fill_rules(table: &mut Json, path: &str, checked: &mut Checked, sources: &SourceMap) {
+    let Some(table) = table.as_object_mut() else { return };
+    let mut rules: serde_json::Map<String, Json> =
+        keys::rules().filter_map(|name| table.remove_entry(name)).collect();
+    // Files and prepared replies have fields of their own, which are not for errors.
+    if path.starts_with("redirect") || path.starts_with("proxy") {
+        rules.extend(table.remove_entry("headers"));
+    }
+    if let Some(auth) = rules.get_mut("auth").filter(|auth| auth.is_object()) {
+        fill_auth(auth, path, checked, sources);
+    }
+    table.insert("rules".to_owned(), rules.into());
+}
+
+/// Reads who may ask, while whoever reads the config can.
+fn fill_auth(auth: &mut Json, path: &str, checked: &mut Checked, sources: &SourceMap) {
+    let mut read = |key: &str| -> Option<String> {
+        let path = format!("{path}.auth.{key}");
+        let place = checked.places.get(&path)?.value;
+        let file = sources.resolve(place, auth[key].as_str()?);
+        let fault = |why: String| Finding::error("unreadable", place, why);
+        match read_body(&file).map(|(bytes, _)| String::from_utf8(bytes)) {
+            Ok(Ok(text)) => Some(text),
+            Ok(Err(_)) => {
+                checked.findings.push(fault(format!("`{path}` is not UTF-8")));
+                None
+            }
+            Err(error) => {
+                let help = format!("looked for {}", file.display());
+                checked
+                    .findings
+                    .push(fault(format!("`{path}` cannot be read: {error}")).help(help));
+                None
+            }
+        }
+    };
+    let (users, tokens) = (read("basic_file"), read("bearer_file"));
+    let place = |key: &str| checked.places.get(&format!("{path}.auth.{key}")).copied();
+    let mut found = Vec::new();
+    let mut fault = |key: &str, (line, why): (usize, String)| {
+        if let Some(written) = place(key) {
+            let message = format!("`{path}.auth.{key}`, line {line}: {why}");
+            found.push(Finding::error("bad_value", written.value, message));
+        }
+    };
+    let users = users.map(|text| password::users(&text));
+    let users = users.transpose().unwrap_or_else(|why| {
+        fault("basic_file", why);
+        None
+    });
+    let tokens = tokens.map(|text| password::tokens(&text));
+    let tokens = tokens.transpose().unwrap_or_else(|why| {
+        fault("bearer_file", why);
+        None
+    });
+    if place("basic_file").is_none()
+        && place("bearer_file").is_none()
+        && let Some(written) = checked.places.get(&format!("{path}.auth"))
+    {
+        found.push(
+            Finding::error("missing", written.value, format!("`{path}.auth` lets nobody in"))
+                .help("add `basic_file` or `bearer_file`"),
+        );
+    }
+    checked.findings.extend(found);
+    let realm = auth["realm"].take();
+    *auth = json!({
+        "users": users.unwrap_or_default(),
+        "tokens": tokens.unwrap_or_default(),
+        "realm": realm,
     });
 }
 

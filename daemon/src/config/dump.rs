@@ -120,7 +120,9 @@ impl Inspected {
         let path =
             if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
         if let Kind::Table(table) = key.kind {
-            let parts = (raw.get(key.name).and_then(Json::as_object), full.get(key.name));
+            // Rules are kept together, apart from the keys of their section.
+            let full = full.get(key.name).or_else(|| raw.get(key.name));
+            let parts = (raw.get(key.name).and_then(Json::as_object), full);
             if let (Some(raw), Some(Json::Object(full))) = parts {
                 self.table(&path, table, raw, full, lines);
             }

@@ -7,6 +7,7 @@ use ember_http::coding::Coding;
 use serde::{Deserialize, Serialize};
 
 use super::model::nanos;
+use super::rules::Rules;
 
 /// `[[files]]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +52,8 @@ pub struct Files {
     pub open_files: u32,
     /// Bytes of memory that a thread spends on them.
     pub memory: u64,
+    /// What is asked of requests and done to replies.
+    pub rules: Rules,
 }
 
 /// Variants of a file that lie beside it, by their extensions.

@@ -2,9 +2,11 @@
 //! variables, the JSON Schema, `config init` and docs/config.md are all made from it.
 
 mod proxy;
+mod redirect;
+mod rules;
 
 /// A key of a table.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Key {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
@@ -33,7 +35,7 @@ pub(crate) enum Fallback {
 }
 
 /// What kind of value a key takes.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Bool,
     /// A whole number in a range, both ends included.
@@ -105,6 +107,18 @@ pub(crate) enum Syntax {
     HashBy,
     /// What the Host of a passed-on request is.
     HostRule,
+    /// The name of a field in a message.
+    FieldName,
+    /// The path of a request with parameters.
+    Pattern,
+    /// Where a redirection leads.
+    Location,
+    /// The origin of a page.
+    Origin,
+    /// The name of what is protected.
+    Realm,
+    /// Who counts as one client.
+    RateKey,
 }
 
 const fn key(name: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Key {
@@ -194,7 +208,12 @@ pub(crate) static ROOT: &[Key] = &[
         "Files: all below a directory (`prefix` and `root`), or one (`path` and `file`).",
     ),
     key("proxy", Tables(proxy::PROXY), Nothing, "Paths whose requests are passed on to upstreams."),
-    key("redirect", Tables(&[]), Nothing, "Redirections.").later(),
+    key(
+        "redirect",
+        Tables(redirect::REDIRECT),
+        Nothing,
+        "Paths whose requests are sent elsewhere.",
+    ),
 ];
 
 const WORKERS: &[Key] = &[
@@ -660,7 +679,10 @@ const REPLY: &[Key] = &[
 const REPLY_BODY: &str = "this reply leaves before the request was read, so HEAD, CONNECT and \
                           malformed requests would get the body too; use [[prepared]] for bodies";
 
-const PREPARED: &[Key] = &[
+const PREPARED: &[Key] =
+    &rules::and::<{ OF_PREPARED.len() + rules::RENDERED.len() }>(OF_PREPARED, &rules::RENDERED);
+
+const OF_PREPARED: &[Key] = &[
     key("path", Text(Syntax::UrlPath), Required, "The path that it answers, exactly.")
         .eg(r#""/health""#),
     key(
@@ -751,7 +773,10 @@ const METRICS: &[Key] = &[
     HOSTS,
 ];
 
-const FILES: &[Key] = &[
+const FILES: &[Key] =
+    &rules::and::<{ OF_FILES.len() + rules::RULES.len() }>(OF_FILES, &rules::RULES);
+
+const OF_FILES: &[Key] = &[
     key(
         "prefix",
         Text(Syntax::UrlPath),
@@ -871,6 +896,11 @@ const FILES: &[Key] = &[
 
 const PRECOMPRESSED: &[Choice] =
     &[word("zst", "Zstandard"), word("br", "Brotli"), word("gz", "gzip")];
+
+/// The names of the keys that [`super::Rules`] is made of, `headers` apart.
+pub(crate) fn rules() -> impl Iterator<Item = &'static str> {
+    rules::RULES.iter().map(|key| key.name)
+}
 
 pub(crate) fn in_table(keys: &'static [Key], name: &str) -> Option<&'static Key> {
     keys.iter().find(|key| key.name == name)

@@ -15,6 +15,7 @@ mod literal;
 mod model;
 mod proxying;
 mod report;
+mod rules;
 mod schema;
 mod source;
 mod suggest;
@@ -34,6 +35,7 @@ pub use proxying::{
     Balance, Cache, Forwarded, HashBy, HealthCheck, HostRule, Proxy, ProxyProtocol, Upstream,
 };
 pub use report::Report;
+pub use rules::{Auth, Cors, RateLimit, Redirect, Rules, methods};
 pub(crate) use suggest::nearest;
 
 use serde_json::{Map as JsonMap, Value as Json};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::Files;
 use super::proxying::Proxy;
+use super::rules::{Redirect, Rules};
 
 /// Everything that can be configured, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct Config {
     /// Paths whose requests are passed on to upstreams.
     #[serde(rename = "proxy")]
     pub proxies: Vec<Proxy>,
+    /// Paths whose requests are sent elsewhere.
+    #[serde(rename = "redirect")]
+    pub redirects: Vec<Redirect>,
 }
 
 /// `[workers]`
@@ -403,6 +407,8 @@ pub struct Prepared {
     pub last_modified: Option<u64>,
     /// The hosts that it is for; empty: all.
     pub hosts: Vec<String>,
+    /// What is asked of requests and done to replies, as far as it can be rendered.
+    pub rules: Rules,
 }
 
 /// A content coding.
@@ -613,12 +619,12 @@ pub(super) mod nanos {
 }
 
 /// Durations as whole nanoseconds, or null.
-mod nanos_or_none {
+pub(super) mod nanos_or_none {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         time: &Option<Duration>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
@@ -628,7 +634,7 @@ mod nanos_or_none {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<Duration>, D::Error> {
         Ok(Option::<u64>::deserialize(from)?.map(Duration::from_nanos))

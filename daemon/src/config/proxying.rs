@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::model::nanos;
+use super::rules::Rules;
 
 /// `[[proxy]]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,8 @@ pub struct Proxy {
     pub max_body: Option<u64>,
     /// Replies that are kept.
     pub cache: Option<Cache>,
+    /// What is asked of requests and done to replies.
+    pub rules: Rules,
 }
 
 /// `proxy.health`

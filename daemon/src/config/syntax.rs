@@ -1,5 +1,7 @@
 //! The grammars of strings: each gives the value's JSON form, or why not and what to do.
 
+mod routed;
+
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
@@ -57,6 +59,12 @@ pub(crate) fn read(syntax: Syntax, text: &str) -> Result<Json, Fault> {
         Syntax::Upstream => upstream(text).map(|()| text.into()),
         Syntax::HashBy => hash_by(text).map(|()| text.into()),
         Syntax::HostRule => host_rule(text).map(|()| text.into()),
+        Syntax::FieldName => routed::field_name(text).map(Json::from),
+        Syntax::Pattern => routed::pattern(text).map(|()| text.into()),
+        Syntax::Location => routed::location(text).map(|()| text.into()),
+        Syntax::Origin => routed::origin(text).map(Json::from),
+        Syntax::Realm => routed::realm(text).map(|()| text.into()),
+        Syntax::RateKey => routed::rate_key(text).map(|()| text.into()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What proxies count. Handlers have no hold of their thread's page of counters: they leave notes,
+//! What proxies and rules count. Handlers have no hold of their thread's page of counters: they leave notes,
 //! which the thread's loop writes down before it enters the kernel again.
 
 use std::cell::RefCell;
@@ -18,7 +18,7 @@ thread_local! {
     static NOTES: RefCell<Vec<Note>> = const { RefCell::new(Vec::new()) };
 }
 
-pub(super) fn count(key: Key) {
+pub(crate) fn count(key: Key) {
     NOTES.with_borrow_mut(|notes| notes.push(Note::Count(key)));
 }
 

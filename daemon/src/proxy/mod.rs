@@ -9,7 +9,7 @@ mod attempt;
 mod balance;
 mod cache;
 mod clock;
-mod counted;
+pub(crate) mod counted;
 mod failure;
 mod fetched;
 mod health;

@@ -127,9 +127,9 @@ impl Supervisor {
         self.generations.push(Generation::new(number, settings, &mut pages));
         let Some(generation) = self.generations.last_mut() else { return Ok(()) };
         for at in 0..generation.workers.len() {
-            let pages = self.counters.as_fd();
+            let memories = self.counters.memories();
             generation
-                .start_worker(at, &self.sockets, pages, &self.serve, now)
+                .start_worker(at, &self.sockets, memories, &self.serve, now)
                 .map_err(|error| format!("cannot start worker {at}: {error}"))?;
         }
         Ok(())

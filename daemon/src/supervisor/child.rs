@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ember_metrics::{Names, Pages};
+use ember_metrics::{Names, Pages, Words};
 
 use super::confine;
 use super::link::Link;
@@ -54,7 +54,7 @@ pub(crate) fn run(
 
 fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
     let (message, descriptors): (BootMessage, _) = link.receive()?.ok_or_else(cut_short)?;
-    let [shared, pages] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| cut_short())?;
+    let [shared, pages, limits] = <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| cut_short())?;
     let sockets = receive_sockets(&link, &message)?;
     let shared = Shared::read(&shared)?;
     if !message.in_process {
@@ -93,6 +93,7 @@ fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
         plan,
         pages: Arc::new(Pages::from_fd(pages)?),
         access_log,
+        limits: Arc::new(Words::from_fd(limits)?),
         names: Arc::new(names),
         control: Control::new(link, threads.len(), fence.then_some(close_the_fence))?,
         threads,

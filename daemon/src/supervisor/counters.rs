@@ -1,14 +1,16 @@
-//! The counter pages as the supervisor sees them: who writes which, and what it counts itself.
+//! What the supervisor keeps for all of its workers, whoever of them lives: the counter pages, who
+//! writes which, what it counts itself; and the memory of rate limits.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ember_metrics::{Board, CAPACITY_DEFAULT, Facts, Family, Key, Names, Page, Pages};
+use ember_metrics::{Board, CAPACITY_DEFAULT, Facts, Family, Key, Names, Page, Pages, Words};
 use ember_sysctl::watch::Drift;
 use serde::{Deserialize, Serialize};
 
 use super::change::LEAVING_MAX;
+use crate::rules::rate;
 use tracing::warn;
 
 /// Pages for so many generations: the one that serves, the one that is to, and those that leave.
@@ -30,6 +32,7 @@ pub(crate) struct Reloads {
 #[derive(Debug)]
 pub(crate) struct Counters {
     pages: Pages,
+    limits: Words,
     own: Page,
     /// The last one is taken first: memory that was touched is used again.
     free: Vec<usize>,
@@ -56,17 +59,18 @@ impl Counters {
         let own = pages.page(OWN)?;
         let free = (OWN + 1..count).rev().collect();
         let (restarts, names) = (Vec::new(), Names::new());
-        Ok(Self { pages, own, free, restarts, names, reloads: Reloads::default() })
+        let limits = rate::memory()?;
+        Ok(Self { pages, limits, own, free, restarts, names, reloads: Reloads::default() })
     }
 
     /// Those of a predecessor.
-    pub(crate) fn take_over(record: Record, pages: OwnedFd) -> io::Result<Self> {
-        let pages = Pages::from_fd(pages)?;
+    pub(crate) fn take_over(record: Record, pages: OwnedFd, limits: OwnedFd) -> io::Result<Self> {
+        let (pages, limits) = (Pages::from_fd(pages)?, Words::from_fd(limits)?);
         let own = pages.page(OWN)?;
         let names = Names::from_text(&record.names)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let Record { free, restarts, reloads, .. } = record;
-        Ok(Self { pages, own, free, restarts, names, reloads })
+        Ok(Self { pages, limits, own, free, restarts, names, reloads })
     }
 
     /// All but the pages, for a successor.
@@ -79,9 +83,9 @@ impl Counters {
         }
     }
 
-    /// The memory of the pages.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pages.as_fd()
+    /// The memory of the pages and that of rate limits, for workers and successors.
+    pub(crate) fn memories(&self) -> [BorrowedFd<'_>; 2] {
+        [self.pages.as_fd(), self.limits.as_fd()]
     }
 
     /// A page for each of so many threads.
@@ -176,8 +180,6 @@ impl Counters {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]
@@ -196,11 +198,12 @@ mod tests {
         counters.count_restart(3);
         counters.note_change(true);
         counters.names.intern("web");
-        let memory = counters.as_fd().as_fd().try_clone_to_owned().unwrap();
+        let [pages, limits] =
+            counters.memories().map(|memory| memory.try_clone_to_owned().unwrap());
         let record = counters.record();
         let reloads = counters.reloads;
         drop(counters);
-        let mut second = Counters::take_over(record, memory).unwrap();
+        let mut second = Counters::take_over(record, pages, limits).unwrap();
         assert_eq!(second.restarts(3), 2);
         assert_eq!(second.reloads, reloads);
         assert_eq!(second.names.to_text(), {

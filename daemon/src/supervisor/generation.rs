@@ -129,7 +129,7 @@ impl Generation {
         &mut self,
         at: usize,
         sockets: &Sockets,
-        pages: BorrowedFd<'_>,
+        memories: [BorrowedFd<'_>; 2],
         serve: &child::Serve,
         now: Instant,
     ) -> io::Result<()> {
@@ -156,7 +156,7 @@ impl Generation {
         };
         let sockets: Vec<BorrowedFd<'_>> =
             mine.iter().flatten().map(|(_, socket)| *socket).collect();
-        let started = spawn::start(&message, settings.shared.as_fd(), pages, &sockets, serve)?;
+        let started = spawn::start(&message, settings.shared.as_fd(), memories, &sockets, serve)?;
         let (index, pid) = (worker.index, started.process.pid());
         debug!(worker = index, pid, generation = self.number, "started worker {index} (pid {pid})");
         worker.state = State::Running(Running {

@@ -115,6 +115,7 @@ fn routes(settings: &Settings) -> String {
         ("files", config.files.len()),
         ("metrics", config.metrics.len()),
         ("proxy", config.proxies.len()),
+        ("redirect", config.redirects.len()),
     ];
     let kinds = kinds.iter().filter(|(_, count)| *count > 0);
     let words: Vec<String> = kinds.map(|(kind, count)| format!("{count} {kind}")).collect();

@@ -387,8 +387,9 @@ impl Supervisor {
         let worker = &mut generation.workers[at];
         match &mut worker.state {
             State::Waiting(until) if *until <= now => {
-                let pages = self.counters.as_fd();
-                let started = generation.start_worker(at, &self.sockets, pages, &self.serve, now);
+                let memories = self.counters.memories();
+                let started =
+                    generation.start_worker(at, &self.sockets, memories, &self.serve, now);
                 if let Err(error) = started {
                     let worker = &mut generation.workers[at];
                     let delay = worker.restarts.delay_after_death(now).max(RETRY);

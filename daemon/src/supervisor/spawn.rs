@@ -33,7 +33,7 @@ pub(crate) const PRIVATE_VARIABLES: [&str; 6] = [
 ];
 
 /// The first message to a worker. With it come the descriptors of the memory that holds
-/// [`Shared`] and of the counter pages; after it come [`SocketsMessage`]s.
+/// [`Shared`], of the counter pages and of rate limits; after it come [`SocketsMessage`]s.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct BootMessage {
     pub(crate) worker: u16,
@@ -87,14 +87,14 @@ pub(crate) struct Started {
 pub(crate) fn start(
     message: &BootMessage,
     shared: BorrowedFd<'_>,
-    pages: BorrowedFd<'_>,
+    [pages, limits]: [BorrowedFd<'_>; 2],
     sockets: &[BorrowedFd<'_>],
     serve: &child::Serve,
 ) -> io::Result<Started> {
     let (ours, theirs) = Link::pair()?;
     // The messages wait in the socket, so that nothing of a worker that cannot even be started
     // is left over.
-    ours.send(message, &[shared, pages])?;
+    ours.send(message, &[shared, pages, limits])?;
     for some in sockets.chunks(DESCRIPTORS_MAX) {
         ours.send(&SocketsMessage(some.len()), some)?;
     }

@@ -54,7 +54,7 @@ pub(super) const SETTLE: &str = "settle";
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Number of this form of [`HandOver`]; programs with another one do not understand each other.
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 
 /// The new program while it shows what it can.
 #[derive(Debug)]
@@ -367,7 +367,8 @@ impl Supervisor {
         };
         let memory = spawn::memory("emberd-handover", &serde_json::to_vec(&hand_over)?)?;
         let program = File::open("/proc/self/exe")?;
-        let mut descriptors = vec![memory.as_fd(), program.as_fd(), self.counters.as_fd()];
+        let mut descriptors = vec![memory.as_fd(), program.as_fd()];
+        descriptors.extend(self.counters.memories());
         descriptors.extend(doors.into_iter().flatten());
         descriptors.extend(listening);
         for generation in &generations {
@@ -415,8 +416,9 @@ impl Legacy {
         let broken = || "descriptors are missing".to_owned();
         let program = descriptors.next().ok_or_else(broken)?;
         let pages = descriptors.next().ok_or_else(broken)?;
-        into.counters =
-            Counters::take_over(hand_over.counters, pages).map_err(|error| error.to_string())?;
+        let limits = descriptors.next().ok_or_else(broken)?;
+        into.counters = Counters::take_over(hand_over.counters, pages, limits)
+            .map_err(|error| error.to_string())?;
         into.door = hand_over.door.and_then(|door| Door::take_over(door, &mut descriptors));
         into.sockets = Sockets::take_over(hand_over.sockets, &mut descriptors);
         for record in hand_over.generations {

@@ -1,18 +1,24 @@
 //! The handlers behind the routes that are not prepared, as one worker's threads call them.
 
+use std::sync::Arc;
+
 use ember::{Error, IntoResponse as _, PeerAddr, Request, Response, Slot};
 use ember_http::{HandlerId, Method, Methods};
-use ember_metrics::{Format, PathKind};
+use ember_metrics::{Format, Names, PathKind};
 use ipnet::IpNet;
 
 use super::scribe::{Scribe, wanted_format};
 use super::site::{Handler, Sites};
 use crate::proxy::Proxies;
+use crate::rules::rate::Table;
 
 /// What the handlers of the config work with.
 pub(crate) struct Services {
-    pub(crate) proxies: std::sync::Arc<Proxies>,
+    pub(crate) proxies: Arc<Proxies>,
     pub(crate) scribe: Scribe,
+    /// Where rates are counted.
+    pub(crate) limits: Option<Arc<Table>>,
+    pub(crate) names: Names,
 }
 
 /// The handlers of all sites, for all threads.
@@ -52,7 +58,14 @@ impl Functions {
     /// The functions that these sites' routes need.
     pub(crate) fn new(sites: &Sites, services: &Services) -> Functions {
         let mut functions = Functions { list: Vec::new(), answers: Vec::new() };
-        for handler in sites.handlers() {
+        for (handler, guard) in sites.handlers() {
+            let guarded = |inner: ember::Handler| match guard {
+                Some((name, guard)) => {
+                    let name = services.names.id(name);
+                    guard.around(inner, services.limits.clone(), name)
+                }
+                None => inner,
+            };
             let answers = match handler {
                 Handler::Live => Answers::Live,
                 Handler::Ready => Answers::Ready,
@@ -60,8 +73,14 @@ impl Functions {
                     let metrics = metrics(services.scribe.clone(), allow.clone());
                     functions.one(PathKind::Dynamic, metrics)
                 }
-                Handler::Files(handler) => functions.one(PathKind::Files, handler.clone()),
-                Handler::Proxy(at) => functions.one(PathKind::Proxy, services.proxies.handler(*at)),
+                Handler::Files(handler) => functions.one(PathKind::Files, guarded(handler.clone())),
+                Handler::Proxy(at) => {
+                    functions.one(PathKind::Proxy, guarded(services.proxies.handler(*at)))
+                }
+                Handler::Redirect(_, handler) => {
+                    functions.one(PathKind::Dynamic, guarded(handler.clone()))
+                }
+                Handler::Preflight(handler) => functions.one(PathKind::Dynamic, handler.clone()),
                 Handler::App(handlers) => {
                     let each = handlers.iter();
                     let each = each.map(|(of, handler)| (*of, functions.add(handler.clone())));

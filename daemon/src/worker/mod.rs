@@ -31,6 +31,7 @@ use crate::access_log::{AccessLog, Recorder};
 use crate::boot::{AccessSink, Boot, Seat, ThreadBoot};
 use crate::config::Config;
 use crate::proxy::Proxies;
+use crate::rules::{self, rate::Table};
 use backend::Opened;
 use clock::Clock;
 use functions::{Functions, Services};
@@ -55,18 +56,33 @@ pub fn intern(names: &mut Names, config: &Config) {
 /// # Errors
 /// What keeps a thread from starting, and the failures of [`crate::boot::Control::serve`].
 pub fn run(boot: Boot) -> io::Result<()> {
-    let Boot { config, worker, plan, pages, names, threads: boots, control, access_log, .. } = boot;
+    let Boot {
+        config,
+        worker,
+        plan,
+        pages,
+        limits,
+        names,
+        threads: boots,
+        control,
+        access_log,
+        ..
+    } = boot;
     if !config.files.is_empty() {
         // Before any thread is bound to a CPU, which its children would be too.
         crate::files::helpers::start()?;
     }
+    rules::start(&config)?;
     let sites = Arc::new(Sites::new(&config).map_err(io::Error::other)?);
     let backend = Arc::new(OnceLock::new());
     let scribe =
         Scribe::start(Subject { pages: Arc::clone(&pages), backend: Arc::clone(&backend) })?;
     let proxies = Proxies::new(&config, &names);
-    let functions =
-        Arc::new(Functions::new(&sites, &Services { scribe, proxies: Arc::clone(&proxies) }));
+    let limits = Table::new(limits, &config.trusted_proxies).map(Arc::new);
+    let names_of_routes = Names::clone(&names);
+    let services =
+        Services { scribe, proxies: Arc::clone(&proxies), limits, names: names_of_routes };
+    let functions = Arc::new(Functions::new(&sites, &services));
     let access_log = match (&config.log.access, access_log) {
         (Some(settings), Some(AccessSink(sink))) => {
             let trusted = config.trusted_proxies.clone();

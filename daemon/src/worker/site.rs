@@ -16,8 +16,10 @@ use crate::application;
 use crate::boot::ADMIN_LISTENER;
 use crate::config::{self, Config, Encoding, Listener, Slashes};
 use crate::files::Files;
+use crate::rules::{self, Guard, redirect};
 
 const GET: Methods = Methods::of(&[Method::Get]);
+const GET_AND_HEAD: Methods = Methods::of(&[Method::Get, Method::Head]);
 
 /// A handler of the dispatch loop.
 #[derive(Clone, Debug)]
@@ -37,6 +39,10 @@ pub(crate) enum Handler {
     App(Handlers),
     /// The proxy of this number.
     Proxy(usize),
+    /// The redirection of this number, where it depends on the request.
+    Redirect(usize, ember::Handler),
+    /// Preflights of a prepared route.
+    Preflight(ember::Handler),
 }
 
 /// The handlers of one route of the program's own.
@@ -53,7 +59,7 @@ impl Handlers {
 /// The sites of all listeners; listeners with the same routes share one.
 pub(crate) struct Sites {
     sites: Vec<Arc<Site>>,
-    handlers: Vec<Handler>,
+    handlers: Vec<(Handler, Option<(String, Arc<Guard>)>)>,
     listeners: Vec<(String, usize)>,
     /// Of each listener, the admin's too.
     one_replies: Vec<Option<OneReply>>,
@@ -116,7 +122,7 @@ impl Sites {
 
     /// The handler of a number that a site gave.
     pub(crate) fn handler(&self, id: HandlerId) -> &Handler {
-        &self.handlers[usize::from(id.0)]
+        &self.handlers[usize::from(id.0)].0
     }
 
     /// How long a handler may go on for a client that sends no more.
@@ -131,9 +137,15 @@ impl Sites {
         self.sites.iter().map(of).collect()
     }
 
-    /// All handlers, in the order of their numbers.
-    pub(crate) fn handlers(&self) -> &[Handler] {
+    /// All handlers, in the order of their numbers, each with the name of its route and the guard
+    /// around it where it has one.
+    pub(crate) fn handlers(&self) -> &[(Handler, Option<(String, Arc<Guard>)>)] {
         &self.handlers
+    }
+
+    /// The guard of a handler.
+    pub(crate) fn guard(&self, id: HandlerId) -> Option<&Guard> {
+        self.handlers[usize::from(id.0)].1.as_ref().map(|(_, guard)| &**guard)
     }
 
     /// The names of the listeners, in the order of the config, the admin listener last.
@@ -168,24 +180,30 @@ impl Sites {
         builder.limits(limits(config)).slashes(slashes(listener));
         for route in config.prepared.iter().filter(|r| listener.serves(&r.name)) {
             builder.prepared(on_hosts(&route.name, &route.path, &route.hosts), source(route));
+            self.add_preflights(&mut builder, route);
         }
         for route in config.metrics.iter().filter(|r| listener.serves(&r.name)) {
             let handler = self.add_handler(Handler::Metrics { allow: route.allow.clone() });
             builder.dynamic(on_hosts(&route.name, &route.path, &route.hosts), GET, handler);
         }
         for route in config.files.iter().filter(|r| listener.serves(&r.name)) {
-            let handler = self.add_handler(Handler::Files(Files::new(route).handler()));
+            let handler = Handler::Files(Files::new(route).handler());
             let (path, is_prefix) = route.route();
             let declared = Route { is_prefix, ..on_hosts(&route.name, path, &route.hosts) };
-            builder.dynamic(declared, GET, handler);
+            self.add_guarded(&mut builder, declared, &route.rules, GET_AND_HEAD, handler);
         }
         for (at, proxy) in config.proxies.iter().enumerate() {
             if listener.serves(&proxy.name) {
-                let handler = self.add_handler(Handler::Proxy(at));
                 let hosts = proxy.hosts.clone();
                 let mut route = Route { hosts, ..Route::prefix(&proxy.name, &proxy.prefix) };
                 route.body_bytes_max = proxy.max_body;
-                builder.dynamic(route, Methods::ANY, handler);
+                let handler = Handler::Proxy(at);
+                self.add_guarded(&mut builder, route, &proxy.rules, Methods::ANY, handler);
+            }
+        }
+        for (at, route) in config.redirects.iter().enumerate() {
+            if listener.serves(&route.name) {
+                self.add_redirect(&mut builder, at, route);
             }
         }
         for route in own.iter().filter(|r| listener.serves(&r.pattern)) {
@@ -193,6 +211,47 @@ impl Sites {
         }
         self.sites.push(Arc::new(builder.build()?));
         Ok(self.sites.len() - 1)
+    }
+
+    fn add_redirect(&mut self, builder: &mut SiteBuilder, at: usize, route: &config::Redirect) {
+        let declared = on_hosts(&route.name, &route.path, &route.hosts);
+        match redirect::prepared(route) {
+            Some(reply) => {
+                builder.prepared(declared, reply);
+            }
+            None => {
+                let handler = Handler::Redirect(at, redirect::handler(route));
+                self.add_guarded(builder, declared, &route.rules, Methods::ANY, handler);
+            }
+        }
+    }
+
+    /// Adds a route with its rules around the handler.
+    fn add_guarded(
+        &mut self,
+        builder: &mut SiteBuilder,
+        route: Route,
+        rules: &config::Rules,
+        methods: Methods,
+        handler: Handler,
+    ) {
+        let guard = Guard::new(&route.name, rules, methods).map(Arc::new);
+        // Refusals of a guard follow the rules too.
+        let methods = if guard.is_some() { Methods::ANY } else { methods };
+        let id = self.add_handler(handler);
+        self.handlers[usize::from(id.0)].1 = guard.map(|guard| (route.name.clone(), guard));
+        builder.dynamic(route, methods, id);
+    }
+
+    /// What is prepared for pages of other origins has its preflights answered.
+    fn add_preflights(&mut self, builder: &mut SiteBuilder, route: &config::Prepared) {
+        let methods = route.rules.methods(GET_AND_HEAD);
+        let cors = route.rules.cors.as_ref().filter(|_| !methods.contains(Method::Options));
+        if let Some(cors) = cors {
+            let handler = self.add_handler(Handler::Preflight(rules::preflights(cors, methods)));
+            let declared = on_hosts(&route.name, &route.path, &route.hosts);
+            builder.dynamic(declared, Methods::of(&[Method::Options]), handler);
+        }
     }
 
     /// Adds a route of the program's own.
@@ -229,7 +288,7 @@ impl Sites {
     }
 
     fn add_handler(&mut self, handler: Handler) -> HandlerId {
-        self.handlers.push(handler);
+        self.handlers.push((handler, None));
         HandlerId(self.handlers.len() as u16 - 1)
     }
 }
@@ -245,6 +304,7 @@ pub(crate) fn label_names(config: &Config) -> Vec<String> {
     names.extend(config.proxies.iter().map(|proxy| proxy.name.clone()));
     let upstreams = config.proxies.iter().flat_map(|proxy| &proxy.upstreams);
     names.extend(upstreams.map(ToString::to_string));
+    names.extend(config.redirects.iter().map(|redirect| redirect.name.clone()));
     names.extend(application::routes().map(|r| r.pattern.clone()));
     names
 }
@@ -255,10 +315,12 @@ fn served<'a>(config: &'a Config, own: &[&'a ember::Route], listener: &Listener)
     let files = config.files.iter().map(|r| r.name.as_str());
     let own = own.iter().map(|r| r.pattern.as_str());
     let proxies = config.proxies.iter().map(|r| r.name.as_str());
+    let redirects = config.redirects.iter().map(|r| r.name.as_str());
     prepared
         .chain(metrics)
         .chain(files)
         .chain(proxies)
+        .chain(redirects)
         .chain(own)
         .filter(|name| listener.serves(name))
         .collect()
@@ -289,7 +351,8 @@ fn source(route: &config::Prepared) -> Prepared {
     Prepared {
         status: route.status,
         content_type: Some(route.content_type.clone()).filter(|t| !t.is_empty()),
-        fields: route.headers.clone(),
+        fields: route.rules.rendered(&route.headers),
+        methods: route.rules.methods(GET),
         coded: route.coded.iter().map(|(of, bytes)| (coding(*of), bytes.0[..].into())).collect(),
         last_modified: route.last_modified,
         ..Prepared::new("", route.body.0.clone())

@@ -2,9 +2,12 @@
 
 use super::Fallback::{From, Is, Nothing, Required};
 use super::Kind::{Bool, Duration, Int, List, Size, Table, Text};
-use super::{Choice, GIB, HOSTS, HOUR, KIB, Key, Kind, Syntax, key, word};
+use super::{Choice, GIB, HOSTS, HOUR, KIB, Key, Kind, Syntax, key, rules, word};
 
-pub(super) const PROXY: &[Key] = &[
+pub(super) const PROXY: &[Key] =
+    &rules::and::<{ OWN.len() + rules::RULES.len() }>(OWN, &rules::RULES);
+
+const OWN: &[Key] = &[
     key(
         "prefix",
         Text(Syntax::UrlPath),
@@ -136,7 +139,7 @@ pub(super) const PROXY: &[Key] = &[
     .eg(r#""1GiB""#),
     key("cache", Table(CACHE), Nothing, "Keep replies to GET, and answer from them.")
         .eg(r#"{ ttl = "1s", stale = "10s", vary = ["accept"] }"#),
-    key("rate_limit", Table(&[]), Nothing, "Bounds on requests of one client.").later(),
+    rules::HEADERS,
 ];
 
 const BALANCE: &[Choice] = &[

@@ -173,7 +173,12 @@ impl Server {
             tally: Tally::new(page, setting.names.clone(), 0, &plan, &setting.sites),
             functions: Arc::new(Functions::new(
                 &setting.sites,
-                &Services { scribe, proxies: Arc::default() },
+                &Services {
+                    scribe,
+                    proxies: Arc::default(),
+                    limits: None,
+                    names: setting.names.clone(),
+                },
             )),
             runtime: runtime.clone(),
             recorder: None,
