@@ -28,7 +28,7 @@ if [ "$(id -u)" = 0 ]; then
 fi
 server=""
 stop_all() {
-    [ -z "$server" ] || kill -INT "$server" 2>/dev/null || true
+    [ -z "$server" ] || kill -TERM "$server" 2>/dev/null || true
     (cd / && $as_user "$programs/pg_ctl" -D "$dir/data" -w -m immediate stop >/dev/null 2>&1) || true
     rm -rf "$dir"
 }
@@ -82,7 +82,8 @@ measure() { # label, program that must be there, command...
     p99=$(echo "$said" | awk '$1 == "99%" { print $2 }')
     awk -v l="$label" -v n="$1" -v us="$2" -v f="$3" -v t=$((after - before)) -v p="$p99" -v hz="$(getconf CLK_TCK)" \
         'BEGIN { printf "%-24s %8.0f requests/s  %7.1f us CPU/request  p99 %-9s failed %d\n", l, n / us * 1e6, t / hz * 1e6 / n, p, f }'
-    kill -INT "$server"
+    # A shell without a terminal lets its background programs ignore SIGINT.
+    kill -TERM "$server"
     wait "$server" 2>/dev/null || true
     server=""
 }
