@@ -101,33 +101,51 @@ fn receives_wait_for_buffers_and_none_is_lost() {
 }
 
 #[test]
-fn a_full_file_table_pauses_accepting_and_it_recovers() {
-    for form in FORMS {
-        let mut bench = bench(Options { sockets_max: 4, ..options(form) });
+fn a_burst_beyond_the_limit_waits_and_nobody_is_reset() {
+    for (direct, form) in [(false, LinkForm::Linked)].into_iter().chain(FORMS.map(|f| (true, f))) {
+        let mut bench = bench(Options { sockets_max: 4, direct, ..options(form) });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        // All are in the backlog before the first turn, so the kernel runs into the end itself.
-        let mut clients: Vec<_> = (0..7).map(|_| TcpStream::connect(address).unwrap()).collect();
+        // All are in the backlog before the first turn, so the kernel takes them all in it.
+        let mut clients: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
         let id = bench.driver.accept(OwnedFd::from(listener)).unwrap();
-        let socks: Vec<_> = (0..4).map(|_| bench.accepted()).collect();
-        let Completion::AcceptPaused { listener, error } = bench.next() else { panic!("{form:?}") };
-        assert_eq!((listener, error), (id, Errno::ENFILE));
-        // The one that found no place was dropped by the kernel; the others still wait.
-        assert_eq!(clients[4].read(&mut [0; 1]).unwrap_or(0), 0);
-        bench.driver.resume(id);
-        let Completion::AcceptPaused { .. } = bench.next() else { panic!("still full") };
-        for sock in &socks[..3] {
-            bench.driver.close(*sock);
-            bench.closed(*sock);
-        }
-        bench.driver.resume(id);
-        let late = [bench.accepted(), bench.accepted()];
-        for (sock, at) in late.into_iter().zip([5, 6]) {
-            bench.driver.send(sock, vec![at as u8].into(), Then::Close).unwrap();
+        let mut socks: Vec<_> = (0..4).map(|_| bench.accepted()).collect();
+        for served in 0..clients.len() {
+            if served + 4 <= clients.len() {
+                let Completion::AcceptPaused { listener, error } = bench.next() else { panic!() };
+                assert_eq!((listener, error), (id, Errno::ENFILE), "{form:?}");
+                assert!(bench.pending().is_empty(), "{form:?}: the limit is the limit");
+            }
+            let sock = socks.remove(0);
+            bench.driver.send(sock, vec![served as u8].into(), Then::Close).unwrap();
             bench.closed(sock);
-            assert_eq!(read_end(&mut clients[at]), [at as u8]);
+            assert_eq!(read_end(&mut clients[served]), [served as u8], "in their order");
+            bench.driver.resume(id);
+            if served + 4 < clients.len() {
+                socks.push(bench.accepted());
+            }
         }
     }
+}
+
+#[test]
+fn a_listener_that_is_left_tells_of_its_burst_at_once() {
+    let mut bench = bench(Options { sockets_max: 2, ..options(LinkForm::Linked) });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut clients: Vec<_> = (0..9).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let id = bench.driver.accept(OwnedFd::from(listener)).unwrap();
+    let mut socks = vec![bench.accepted(), bench.accepted()];
+    assert!(matches!(bench.next(), Completion::AcceptPaused { .. }));
+    bench.driver.leave(id);
+    assert!(bench.driver.is_listening(), "there is something to tell yet");
+    socks.extend((2..9).map(|_| bench.accepted()));
+    for (client, sock) in clients.iter_mut().zip(socks) {
+        bench.driver.send(sock, b"bye".to_vec().into(), Then::Close).unwrap();
+        bench.closed(sock);
+        assert_eq!(read_end(client), b"bye");
+    }
+    assert!(!bench.driver.is_listening());
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -12,6 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 #[test]
 fn accepting_recovers_when_descriptors_ran_out() {
+    a_table_too_small_for_a_burst_fills_up();
     let ordinary = Options { direct: false, ..Options::default() };
     recovers(Bench::new(Uring::new(ordinary).unwrap()));
     recovers(Bench::new(Epoll::new(&Options::default()).unwrap()));
@@ -46,4 +49,52 @@ fn recovers<D: Driver>(mut bench: Bench<D>) {
     for mut client in clients {
         assert_eq!(common::read_end(&mut client), b"bye");
     }
+}
+
+/// The kernel then takes a connection from the backlog that it has no place for, and drops it: the
+/// price of so low a limit. The others wait.
+fn a_table_too_small_for_a_burst_fills_up() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 32, hard).unwrap();
+    let few = Options { sockets_max: 4, ..Options::default() };
+    let driver = Uring::new(few);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    let mut bench = Bench::new(driver.unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut clients: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let id = bench.driver.accept(OwnedFd::from(listener)).unwrap();
+    let mut socks = VecDeque::new();
+    // Tells whether the socket has been closed.
+    let look = |bench: &mut Bench<Uring>, socks: &mut VecDeque<_>| match bench.next() {
+        Completion::Accepted { sock, .. } => {
+            socks.push_back(sock);
+            false
+        }
+        Completion::AcceptPaused { error, .. } => {
+            assert_eq!(error, Errno::ENFILE);
+            false
+        }
+        Completion::Closed { .. } => true,
+        other => panic!("{other:?}"),
+    };
+    let mut dropped = 0;
+    for client in &mut clients {
+        while socks.is_empty() {
+            look(&mut bench, &mut socks);
+        }
+        // Served in their order, but for the one that had no place and sees the end at once.
+        client.set_nonblocking(true).unwrap();
+        if !matches!(client.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock) {
+            dropped += 1;
+            continue;
+        }
+        client.set_nonblocking(false).unwrap();
+        let sock = socks.pop_front().expect("has just been seen");
+        bench.driver.send(sock, b"bye".to_vec().into(), Then::Close).unwrap();
+        while !look(&mut bench, &mut socks) {}
+        assert_eq!(common::read_end(client), b"bye");
+        bench.driver.resume(id);
+    }
+    assert_eq!(dropped, 1, "the kernel notices the full table with one connection in its hand");
 }

@@ -15,16 +15,21 @@ const DESCRIPTORS_RESERVED: rlim_t = 512;
 /// Makes room for the connections that the config wants, and where that cannot be, lowers their
 /// number and says so. A ring's table of sockets is bounded by this limit too.
 pub(super) fn make_room_for_connections(config: &mut Config) -> Option<String> {
-    let wanted = rlim_t::from(config.limits.max_connections) + DESCRIPTORS_RESERVED;
+    let max = config.limits.max_connections;
+    let ring = config.ring.options(max);
+    let wanted = rlim_t::from(ring.descriptors_wanted()) + DESCRIPTORS_RESERVED;
     let open_files = match raise(Resource::RLIMIT_NOFILE, wanted, descriptors_max()) {
         Ok(open_files) => open_files,
         Err(error) => return Some(format!("the limit of open files is not known: {error}")),
     };
-    let fitting = cut_to_fit(config.limits.max_connections, open_files)?;
+    let in_a_table = ring.sockets_within(u32::try_from(open_files).unwrap_or(u32::MAX));
+    let fitting = cut_to_fit(max.min(in_a_table), open_files).unwrap_or(in_a_table);
+    if fitting == max {
+        return None;
+    }
     let warning = format!(
-        "limits.max_connections is lowered from {} to {fitting}: this process may open \
-         {open_files} files; raise LimitNOFILE= of the service, or `ulimit -n`, to {wanted}",
-        config.limits.max_connections
+        "limits.max_connections is lowered from {max} to {fitting}: this process may open \
+         {open_files} files; raise LimitNOFILE= of the service, or `ulimit -n`, to {wanted}"
     );
     config.limits.max_connections = fitting;
     Some(warning)

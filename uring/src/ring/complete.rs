@@ -243,9 +243,14 @@ impl Uring {
         let id = ListenerId(listener);
         if let Ok(slot) = u32::try_from(result) {
             let sock = self.open(slot);
-            self.live += 1;
             self.stats.sockets += 1;
-            out.push(Completion::Accepted { listener: id, sock });
+            let beyond = self.live >= self.sockets_max;
+            if beyond && !self.listeners[listener as usize].leaving {
+                self.surplus.push_back((id, sock));
+            } else {
+                self.live += 1;
+                out.push(Completion::Accepted { listener: id, sock });
+            }
             if self.live >= self.sockets_max {
                 self.on_full_table(out);
             } else if self.listeners[listener as usize].paused {

@@ -14,6 +14,7 @@ mod kernel;
 mod socket;
 mod sqe;
 mod submit;
+mod table;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -37,6 +38,7 @@ use self::install::Question;
 use self::kernel::{Entered, Ring};
 use self::socket::{Flags, Socket};
 use self::sqe::{Sqe, Target};
+use self::table::{Table, table};
 use self::token::Token;
 use crate::address::Raw;
 use crate::driver::next_driver_id;
@@ -69,6 +71,9 @@ pub struct Uring {
     connect_slots: Vec<u32>,
     /// Where sockets are being connected to, by their slot.
     connecting: BTreeMap<u32, Box<Raw>>,
+    /// Connections that the kernel had accepted beyond the limit before it could be told: they wait
+    /// here as they would have in the backlog.
+    surplus: VecDeque<(ListenerId, Sock)>,
     options: Options,
     features: Vec<Feature>,
     sockets_max: u32,
@@ -135,10 +140,10 @@ impl Uring {
         let deferred = options.sqpoll_cpu.is_none();
         features.note(DEFER_TASKRUN, deferred, setup.defer, "coop_taskrun");
         features.note(NO_SQARRAY, true, setup.no_sqarray, "an indirection an entry");
-        let (table, sockets_max) = table(&options)?;
-        options.direct = features.direct(ring.io_uring(), options.direct, table)?;
+        let Table { len, accepts, sockets_max } = table(&options, descriptors_max()?);
+        options.direct = features.direct(ring.io_uring(), options.direct, len)?;
         if options.direct {
-            ring.limit_accepts(sockets_max)?;
+            ring.limit_accepts(accepts)?;
         }
         if !features.zero_copy(options.zero_copy_min.is_some()) {
             options.zero_copy_min = None;
@@ -161,7 +166,7 @@ impl Uring {
         let mut driver = Uring {
             ring,
             buffers: ManuallyDrop::new(buffers),
-            sockets: Vec::with_capacity(sockets_max as usize),
+            sockets: Vec::with_capacity(accepts as usize),
             listeners: Vec::new(),
             zero_copy: Slab::new(),
             held: vec![Held::default(); usize::from(options.buffers)],
@@ -172,8 +177,9 @@ impl Uring {
             waker: Waker::new()?,
             wake: WakeRead::Idle,
             scratch: Box::default(),
-            connect_slots: (sockets_max..table).rev().collect(),
+            connect_slots: (accepts..len).rev().collect(),
             connecting: BTreeMap::new(),
+            surplus: VecDeque::new(),
             options,
             features: features.into_found(),
             sockets_max,
@@ -304,6 +310,15 @@ impl Driver for Uring {
     }
 
     fn leave(&mut self, listener: ListenerId) {
+        // Nobody else can accept these.
+        for (of, sock) in std::mem::take(&mut self.surplus) {
+            if of == listener {
+                self.live += 1;
+                self.ready.push(Completion::Accepted { listener, sock });
+            } else {
+                self.surplus.push_back((of, sock));
+            }
+        }
         let entry = &mut self.listeners[listener.index()];
         entry.leaving = true;
         if entry.armed {
@@ -315,12 +330,19 @@ impl Driver for Uring {
     }
 
     fn is_listening(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.fd.is_some())
+        let told = |one: &Completion| matches!(one, Completion::Accepted { .. });
+        self.listeners.iter().any(|listener| listener.fd.is_some()) || self.ready.iter().any(told)
     }
 
     fn resume(&mut self, listener: ListenerId) {
         if self.listeners[listener.index()].leaving {
             return;
+        }
+        while self.live < self.sockets_max
+            && let Some((listener, sock)) = self.surplus.pop_front()
+        {
+            self.live += 1;
+            self.ready.push(Completion::Accepted { listener, sock });
         }
         if self.live >= self.sockets_max {
             let error = Errno::ENFILE;
@@ -486,18 +508,6 @@ fn checked(options: Options) -> io::Result<Options> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     Ok(options)
-}
-
-/// The size of the file table, and how much of it is for accepted sockets. The kernel caps it by
-/// this process's limit of descriptors.
-fn table(options: &Options) -> io::Result<(u32, u32)> {
-    let limit = descriptors_max()?;
-    let table = options.sockets_max.saturating_add(options.connects_max).min(limit);
-    // Who connects as often as it accepts, as a proxy does, gets half of it.
-    let share = if options.connects_max < options.sockets_max { table / 4 } else { table / 2 };
-    let connects = options.connects_max.min(share);
-    let sockets_max = options.sockets_max.min(table - connects).max(1);
-    Ok((sockets_max + connects, sockets_max))
 }
 
 fn descriptors_max() -> io::Result<u32> {
