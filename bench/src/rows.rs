@@ -188,6 +188,7 @@ pub fn all() -> Vec<RowSpec> {
     rows.push(users_row());
     rows.extend(connection_rows());
     rows.extend(form_rows());
+    rows.extend(ring_rows());
     rows.extend(latency_rows());
     rows.extend(file_rows());
     rows.extend(proxy_rows());
@@ -322,6 +323,59 @@ fn form_rows() -> Vec<RowSpec> {
         row("forms-pipelined", "What linking buys, pipelined", Work::Load(pipelined), forms()),
         row("backends", "io_uring beside epoll", Work::Load(LoadWork::hello()), backends),
     ]
+}
+
+/// What the ring's options and chains change, each beside its opposite.
+fn ring_rows() -> Vec<RowSpec> {
+    const KIB: usize = 1024;
+    let bare = |label: &str, words: &[&str]| SubjectSpec {
+        label: label.into(),
+        arguments: words.iter().map(|word| (*word).to_owned()).collect(),
+        ..SubjectSpec::new("floor")
+    };
+    let armed = || {
+        vec![
+            bare("reply, then receive", &["try-first"]),
+            bare("armed reply", &["try-first", "armed"]),
+        ]
+    };
+    let bodies = |id, title, path, len, connections| {
+        let files = |label, settings: &[&str]| SubjectSpec {
+            peer: "emberd-files",
+            ..SubjectSpec::emberd(label, settings)
+        };
+        let subjects =
+            vec![files("by copy", &[]), files("without a copy", &["ring.zero_copy_min=32KiB"])];
+        row(id, title, Work::Load(LoadWork::file(path, len, connections)), subjects)
+    };
+    let churn = LoadWork { mode: Mode::Churn, ..LoadWork::hello() };
+    let shared = vec![
+        SubjectSpec::emberd("a buffer a receive", &[]),
+        SubjectSpec::emberd("shared buffers", &["ring.incremental=true"]),
+        SubjectSpec::emberd(
+            "min-wait 50 us, 16",
+            &["ring.min_wait=50us", "ring.min_completions=16"],
+        ),
+    ];
+    let ends = vec![
+        SubjectSpec::emberd("close", &["ring.shutdown_last=false"]),
+        SubjectSpec::emberd("shutdown, close", &["ring.shutdown_last=true"]),
+        SubjectSpec::new("nginx"),
+    ];
+    let rows = vec![
+        row("armed", "An armed reply beside a plain one", Work::Load(LoadWork::hello()), armed()),
+        row(
+            "armed-20k",
+            "The same at 20,000 requests/s",
+            Work::Load(LoadWork::at_rate(20_000.0)),
+            armed(),
+        ),
+        row("last-words", "How a last reply is followed by its end", Work::Load(churn), ends),
+        row("ring-options", "Options of the ring", Work::Load(LoadWork::hello()), shared),
+        bodies("zero-copy-64k", "64 KiB without a copy, loopback", "/files/64k", 64 * KIB, 64),
+        bodies("zero-copy-1m", "1 MiB without a copy, loopback", "/files/1m", KIB * KIB, 16),
+    ];
+    rows.into_iter().map(|row| RowSpec { tier: Tier::Full, ..row }).collect()
 }
 
 fn latency_rows() -> Vec<RowSpec> {

@@ -64,6 +64,8 @@ pub struct ThreadBoot {
     pub page: usize,
     /// Its share of `limits.max_connections`.
     pub connections_max: u32,
+    /// Its share of `limits.max_in_flight`.
+    pub in_flight_max: u32,
 }
 
 /// What a ring thread is to do now. Orders only move down this list.

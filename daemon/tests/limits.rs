@@ -2,6 +2,11 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::sync::mpsc;
+use std::thread;
+
 use common::{Client, Server, wait_until};
 
 #[test]
@@ -64,4 +69,53 @@ fn the_limit_is_the_whole_servers() {
     });
     assert_eq!(active, 8.0);
     drop(crowd);
+}
+
+#[test]
+fn beyond_the_limit_of_requests_under_way_there_is_an_answer_at_once() {
+    // An upstream that replies when it is told to.
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = upstream.local_addr().unwrap();
+    let (asked, requests) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in upstream.incoming() {
+            let (mut stream, asked) = (stream.unwrap(), asked.clone());
+            thread::spawn(move || {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                for end in lines.map_while(Result::ok).filter(|line| line.is_empty()) {
+                    let (go_on, wait) = mpsc::channel::<()>();
+                    if asked.send(go_on).is_err() || wait.recv().is_err() {
+                        return;
+                    }
+                    let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{end}");
+                    stream.write_all(reply.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    let server = Server::start(&format!(
+        "workers = {{ count = 1, threads = 1 }}\nlimits = {{ max_in_flight = 2 }}\n\
+         [[proxy]]\nprefix = \"/slow\"\nname = \"slow\"\nupstreams = [\"{address}\"]\n"
+    ));
+    let mut clients: Vec<_> = (0..3).map(|_| Client::new(server.address)).collect();
+    let mut held = Vec::new();
+    for client in &mut clients[..2] {
+        client.send("/slow").unwrap();
+        held.push(requests.recv().unwrap());
+    }
+    for _ in 0..2 {
+        let refused = clients[2].get("/slow").unwrap();
+        assert_eq!(refused.status, 503);
+        assert!(refused.head.contains("Retry-After: 1\r\n"), "{}", refused.head);
+    }
+    assert_eq!(clients[2].get("/hello").unwrap().status, 200, "what is prepared is served");
+    let metrics = clients[2].get("/metrics").unwrap().body;
+    assert!(metrics.contains("emberd_http_requests_shed_total{route=\"slow\"} 2\n"), "{metrics}");
+    for (client, held) in clients.iter_mut().zip(held) {
+        held.send(()).unwrap();
+        assert_eq!(client.receive().unwrap().status, 200);
+    }
+    clients[2].send("/slow").unwrap();
+    requests.recv().unwrap().send(()).unwrap();
+    assert_eq!(clients[2].receive().unwrap().status, 200);
 }

@@ -84,6 +84,8 @@ pub enum Family {
     ConnectionsPauses = 35,
     /// `emberd_access_log_dropped_total`
     AccessLogDropped = 36,
+    /// `emberd_http_requests_shed_total`
+    HttpRequestsShed = 37,
 }
 
 /// What kind of number a family holds.
@@ -164,7 +166,7 @@ pub const BUCKETS_NS: [u64; 19] = [
 pub const FAMILIES: usize = CATALOGUE.len();
 
 /// All families, in the order of their numbers and of exposition.
-pub static CATALOGUE: [Description; 37] = {
+pub static CATALOGUE: [Description; 38] = {
     use Family as F;
     use Label::{Name, Number, Status, Word};
     [
@@ -399,6 +401,12 @@ pub static CATALOGUE: [Description; 37] = {
             "emberd_access_log_dropped_total",
             "Lines of the access log that were dropped because its buffer was full.",
             &[Number("worker")],
+        ),
+        counter(
+            F::HttpRequestsShed,
+            "emberd_http_requests_shed_total",
+            "Requests answered with 503, since handlers had as many as limits.max_in_flight allows.",
+            &[Name("route")],
         ),
     ]
 };

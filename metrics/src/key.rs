@@ -170,6 +170,11 @@ impl Key {
         Self::new(Family::ParseErrors, &[reason.0])
     }
 
+    /// Requests turned away at the limit of requests under way.
+    pub fn http_requests_shed(route: NameId) -> Self {
+        Self::new(Family::HttpRequestsShed, &[route.0])
+    }
+
     /// Requests refused by a rate limit.
     pub fn rate_limited(route: NameId) -> Self {
         Self::new(Family::RateLimited, &[route.0])

@@ -43,6 +43,7 @@ fn fill(page: &mut Page, name: NameId, worker: u16) {
         Key::connections_pauses(name, worker, name),
         Key::parse_errors(name),
         Key::rate_limited(name),
+        Key::http_requests_shed(name),
         Key::prepared_sends(name, Chain::ReplyRecv, SendResult::Queued),
         Key::prepared_fallthrough(name),
         Key::uring_sqe_submitted(worker),

@@ -1,9 +1,11 @@
 //! The floor: a fixed reply for whatever is asked, over the bare driver.
 //!
 //!     cargo run --release -p ember-uring --example pong -- [ADDRESS] [linked|unlinked|multishot]
-//!         [poll-first|try-first] [close [no-shutdown]] [armed] [incremental] [wait=US,N] [epoll]
+//!         [poll-first|try-first] [close [shutdown]] [armed] [incremental] [wait=US,N] [body=BYTES] [zero-copy] [epoll]
 //!
-//! With `armed` the reply is there before its request, so ask without pipelining. With `close` each connection has one request, so ask with `Connection: close`.
+//! With `armed` the reply is there before its request, so ask without pipelining; with `body=BYTES`
+//! too, and `zero-copy` sends that without a copy, from registered memory. With `close` each
+//! connection has one request, so ask with `Connection: close`.
 //! Requests are counted by the length of the first one, so ask the same again and again. When the
 //! last connection has closed, it prints what a request has cost and ends.
 
@@ -57,6 +59,7 @@ fn main() -> std::io::Result<()> {
     let mut address = "127.0.0.1:8080".to_owned();
     let mut how = How::Then(Then::Recv);
     let mut epoll = false;
+    let mut body = None;
     for word in std::env::args().skip(1) {
         match word.as_str() {
             "linked" => options.form = LinkForm::Linked,
@@ -66,10 +69,14 @@ fn main() -> std::io::Result<()> {
             "try-first" => options.poll_first = false,
             "close" => how = How::Then(Then::Close),
             "armed" => how = How::Armed,
-            "no-shutdown" => options.shutdown_last = false,
+            "shutdown" => options.shutdown_last = true,
             "incremental" => options.incremental = true,
             "restrict" => options.restrict = true,
             "epoll" => epoll = true,
+            "zero-copy" => options.zero_copy_min = Some(1),
+            bytes if bytes.starts_with("body=") => {
+                body = Some(bytes[5..].parse().expect("a number of bytes"));
+            }
             wait if wait.starts_with("wait=") => {
                 let (us, count) = wait[5..].split_once(',').expect("wait=US,N");
                 options.min_wait = Duration::from_micros(us.parse().expect("microseconds"));
@@ -81,26 +88,37 @@ fn main() -> std::io::Result<()> {
     let what = std::env::args().skip(2).collect::<Vec<_>>().join(" ");
     let listener = TcpListener::bind(address)?;
     if epoll {
-        serve(Epoll::new(&options)?, listener, how, &what)
+        serve(Epoll::new(&options)?, listener, (how, body), &what)
     } else {
-        serve(Uring::new(options)?, listener, how, &what)
+        serve(Uring::new(options)?, listener, (how, body), &what)
     }
 }
 
-fn serve(driver: impl Driver, listener: TcpListener, how: How, what: &str) -> std::io::Result<()> {
-    let mut pong = Pong::new(driver, how)?;
+fn serve(
+    driver: impl Driver,
+    listener: TcpListener,
+    (how, body): (How, Option<usize>),
+    what: &str,
+) -> std::io::Result<()> {
+    let mut pong = Pong::new(driver, how, body)?;
     pong.driver.accept(OwnedFd::from(listener))?;
     pong.run()?;
     pong.report(what)
 }
 
 impl<D: Driver> Pong<D> {
-    fn new(driver: D, how: How) -> std::io::Result<Pong<D>> {
+    fn new(mut driver: D, how: How, body: Option<usize>) -> std::io::Result<Pong<D>> {
         let head = "HTTP/1.1 200 OK\r\nServer: pong\r\nDate: Sun, 22 Nov 2026 19:00:00 GMT\r\n";
+        let text = body.map_or("Hello, World!".to_owned(), |len| "x".repeat(len));
+        let (len, count) = (text.len(), if body.is_some() { 1 } else { REPLIES_MAX });
         let reply =
-            format!("{head}Content-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!");
-        let region = Region::new(1 << 18)?;
-        let replies = region.alloc_from(reply.repeat(REPLIES_MAX).as_bytes());
+            format!("{head}Content-Type: text/plain\r\nContent-Length: {len}\r\n\r\n{text}");
+        let region = Region::new((reply.len() * count).next_multiple_of(1 << 18))?;
+        if body.is_some() {
+            // Without the feature it sends all the same.
+            let _ = driver.register(&region);
+        }
+        let replies = region.alloc_from(reply.repeat(count).as_bytes());
         let replies = replies.ok_or(Errno::ENOMEM)?;
         let (reply_len, connections) = (reply.len(), Vec::new());
         Ok(Pong {

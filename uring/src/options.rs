@@ -31,8 +31,9 @@ pub struct Options {
     pub form: LinkForm,
     /// Whether the receive after a reply goes to the poll without trying first.
     pub poll_first: bool,
-    /// Whether a shutdown stands between a last reply and its close. Without it the chain saves a
-    /// visit to one of the kernel's workers, and a copy of the socket elsewhere would keep it open.
+    /// Whether a shutdown stands between a last reply and its close. The close ends the stream too,
+    /// once all of the reply is queued for it; a shutdown before it is a visit to one of the
+    /// kernel's workers, and makes a difference only where somebody else has a copy of the socket.
     pub shutdown_last: bool,
     /// Accepts into the ring's own file table rather than the process's (if the kernel can).
     pub direct: bool,
@@ -67,7 +68,7 @@ impl Default for Options {
             buffer_size: 8192,
             form: LinkForm::Linked,
             poll_first: false,
-            shutdown_last: true,
+            shutdown_last: false,
             direct: true,
             zero_copy_min: None,
             busy_poll: None,

@@ -220,6 +220,37 @@ fn a_failing_silent_send_speaks_for_its_chain() {
     }
 }
 
+/// A close behind the last send ends the stream after its last byte, however late that is read: no
+/// shutdown is needed in between.
+#[test]
+fn last_words_arrive_whole_with_and_without_a_shutdown() {
+    for (shutdown_last, pinned) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut bench = bench(Options { shutdown_last, ..options(LinkForm::Linked) });
+        let (mut client, sock) = narrow(&mut bench);
+        let bytes = pattern(1 << 20);
+        let payload = match pinned {
+            true => Payload::from(bench.region.alloc_from(&bytes).unwrap()),
+            false => Payload::from(bytes.clone()),
+        };
+        write(&mut client, b"the last request");
+        bench.driver.recv(sock).unwrap();
+        assert_eq!(bench.received(sock), b"the last request");
+        bench.driver.send(sock, payload, Then::Close).unwrap();
+        bench.turn(Duration::ZERO);
+        let reader = std::thread::spawn(move || {
+            // All that the two buffers hold is still unread when the server closes.
+            let head = read(&mut client, (1 << 20) - 40_000);
+            (head, client)
+        });
+        bench.closed(sock);
+        let (mut got, mut client) = reader.join().unwrap();
+        got.extend(read_end(&mut client));
+        assert!(got == bytes, "{shutdown_last} {pinned}: {} bytes", got.len());
+        let shutdowns = bench.driver.stats().cqe(Op::Shutdown, Outcome::Ok);
+        assert_eq!(shutdowns, 0, "it is silent, or not there");
+    }
+}
+
 /// Everything that can be in flight when something happens to a connection.
 #[derive(Clone, Copy, Debug)]
 enum State {

@@ -113,6 +113,8 @@ pub struct Ring {
     pub direct: bool,
     /// Payloads of at least so many bytes are sent without a copy; none: never.
     pub zero_copy_min: Option<u32>,
+    /// Whether a last reply is followed by a shutdown before its close.
+    pub shutdown_last: bool,
     /// The CPU of a kernel thread that submits; none: no such thread.
     pub sqpoll_cpu: Option<u32>,
     /// How long to wait for `min_completions` before being content with one.
@@ -192,6 +194,8 @@ pub struct Limits {
     pub rate_grace: Duration,
     /// Connections of the whole server at a time, which its threads share equally.
     pub max_connections: u32,
+    /// Requests of the whole server that handlers have at a time, which its threads share equally.
+    pub max_in_flight: u32,
     /// How long a draining server still serves everything but says "not ready".
     #[serde(with = "nanos")]
     pub drain_delay: Duration,
@@ -506,9 +510,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What a thread's driver is made with, for so many connections.
+    pub fn driver_options(&self, sockets_max: u32) -> ember_uring::Options {
+        let mut options = self.ring.options(sockets_max);
+        if !self.proxies.is_empty() {
+            // Each client may need a connection to an upstream.
+            options.connects_max = options.connects_max.max(sockets_max);
+        }
+        options
+    }
+}
+
 impl Ring {
-    /// What a thread's driver is made with.
-    pub fn options(&self, sockets_max: u32) -> ember_uring::Options {
+    fn options(&self, sockets_max: u32) -> ember_uring::Options {
         ember_uring::Options {
             entries: self.entries,
             cq_entries: self.cq_entries,
@@ -521,6 +536,7 @@ impl Ring {
                 LinkForm::Multishot => ember_uring::LinkForm::Multishot,
             },
             poll_first: self.poll_first,
+            shutdown_last: self.shutdown_last,
             direct: self.direct,
             zero_copy_min: self.zero_copy_min,
             sqpoll_cpu: self.sqpoll_cpu,

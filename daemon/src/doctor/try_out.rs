@@ -34,7 +34,7 @@ pub(super) fn all(config: &Config) -> Vec<Finding> {
 }
 
 fn ring(config: &Config) -> Vec<Finding> {
-    match Uring::new(config.ring.options(config.limits.max_connections)) {
+    match Uring::new(config.driver_options(config.limits.max_connections)) {
         Ok(ring) => features(&ring.info()),
         Err(error) => vec![ring_refused(config, &error)],
     }

@@ -70,6 +70,7 @@ fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
     };
     let (first, all) = (threads_before(message.worker.into()), threads_before(usize::MAX));
     let connections = shared.config.limits.max_connections;
+    let in_flight = shared.config.limits.max_in_flight;
     let plan = shared.workers.into_iter().nth(message.worker.into()).ok_or_else(cut_short)?;
     let names = Names::from_text(&shared.names)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -83,6 +84,7 @@ fn boot(link: Link, reports: &Link) -> io::Result<Boot> {
             listeners: thread.listeners.iter().copied().zip(&mut sockets).collect(),
             page: thread.page,
             connections_max: share(connections, all, first + nth),
+            in_flight_max: share(in_flight, all, first + nth),
         })
         .collect();
     let fence = shared.confinement.fence && !message.in_process;

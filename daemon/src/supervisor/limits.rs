@@ -16,7 +16,7 @@ const DESCRIPTORS_RESERVED: rlim_t = 512;
 /// number and says so. A ring's table of sockets is bounded by this limit too.
 pub(super) fn make_room_for_connections(config: &mut Config) -> Option<String> {
     let max = config.limits.max_connections;
-    let ring = config.ring.options(max);
+    let ring = config.driver_options(max);
     let wanted = rlim_t::from(ring.descriptors_wanted()) + DESCRIPTORS_RESERVED;
     let open_files = match raise(Resource::RLIMIT_NOFILE, wanted, descriptors_max()) {
         Ok(open_files) => open_files,

@@ -21,11 +21,7 @@ pub(crate) enum Opened {
 /// # Errors
 /// io_uring refused where nothing else was allowed, with the mend; or a refused epoll.
 pub(crate) fn open(config: &Config, connections_max: u32) -> io::Result<(Opened, String)> {
-    let mut options = config.ring.options(connections_max);
-    if !config.proxies.is_empty() {
-        // Each client may need a connection to an upstream.
-        options.connects_max = options.connects_max.max(options.sockets_max);
-    }
+    let options = config.driver_options(connections_max);
     let epoll = |why: String| Ok((Opened::Epoll(Box::new(Epoll::new(&options)?)), why));
     match config.ring.backend {
         Backend::Epoll => epoll("asked for".to_owned()),

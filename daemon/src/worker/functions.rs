@@ -37,6 +37,8 @@ pub(crate) enum Answers {
     By {
         /// Which path in the server that is.
         kind: PathKind,
+        /// Also when the limit of requests under way is reached.
+        always: bool,
         /// The functions of each set of methods.
         functions: Vec<(Methods, FunctionId)>,
     },
@@ -71,20 +73,26 @@ impl Functions {
                 Handler::Ready => Answers::Ready,
                 Handler::Metrics { allow } => {
                     let metrics = metrics(services.scribe.clone(), allow.clone());
-                    functions.one(PathKind::Dynamic, metrics)
+                    // Whoever looks why the server is full must be told; scrapes have their own limit.
+                    functions.one(PathKind::Dynamic, true, metrics)
                 }
-                Handler::Files(handler) => functions.one(PathKind::Files, guarded(handler.clone())),
+                Handler::Files(handler) => {
+                    functions.one(PathKind::Files, false, guarded(handler.clone()))
+                }
                 Handler::Proxy(at) => {
-                    functions.one(PathKind::Proxy, guarded(services.proxies.handler(*at)))
+                    functions.one(PathKind::Proxy, false, guarded(services.proxies.handler(*at)))
                 }
                 Handler::Redirect(_, handler) => {
-                    functions.one(PathKind::Dynamic, guarded(handler.clone()))
+                    functions.one(PathKind::Dynamic, false, guarded(handler.clone()))
                 }
-                Handler::Preflight(handler) => functions.one(PathKind::Dynamic, handler.clone()),
+                Handler::Preflight(handler) => {
+                    functions.one(PathKind::Dynamic, false, handler.clone())
+                }
                 Handler::App(handlers) => {
                     let each = handlers.iter();
                     let each = each.map(|(of, handler)| (*of, functions.add(handler.clone())));
-                    Answers::By { kind: PathKind::Dynamic, functions: each.collect() }
+                    let functions = each.collect();
+                    Answers::By { kind: PathKind::Dynamic, always: false, functions }
                 }
             };
             functions.answers.push(answers);
@@ -97,9 +105,9 @@ impl Functions {
         FunctionId(self.list.len() as u16 - 1)
     }
 
-    fn one(&mut self, kind: PathKind, function: ember::Handler) -> Answers {
+    fn one(&mut self, kind: PathKind, always: bool, function: ember::Handler) -> Answers {
         let function = self.add(function);
-        Answers::By { kind, functions: vec![(Methods::ANY, function)] }
+        Answers::By { kind, always, functions: vec![(Methods::ANY, function)] }
     }
 
     /// How the requests of a route are answered.
@@ -116,7 +124,7 @@ impl Functions {
 impl Answers {
     /// The function for a method; HEAD is answered by that of GET.
     pub(crate) fn function(&self, method: Method) -> Option<(PathKind, FunctionId)> {
-        let Answers::By { kind, functions } = self else { return None };
+        let Answers::By { kind, functions, .. } = self else { return None };
         let of = |method: Method| functions.iter().find(|(of, _)| of.contains(method));
         let get = || of(Method::Get).filter(|_| method == Method::Head);
         of(method).or_else(get).map(|(_, function)| (*kind, *function))

@@ -174,7 +174,8 @@ impl Start {
             listeners.push((driver.accept(socket)?, listener));
         }
         let page = pages.page(boot.page)?;
-        let tally = Tally::new(page, names, worker, &plan, &sites);
+        let mut tally = Tally::new(page, names, worker, &plan, &sites);
+        tally.limit_in_flight(boot.in_flight_max);
         let waker = driver.waker();
         let runtime = Runtime::new({
             let waker = waker.clone();

@@ -144,6 +144,8 @@ pub(crate) struct Tally {
     cpu: Counter,
     cpu_ns: u64,
     in_flight: Gauge,
+    under_way: u32,
+    under_way_max: u32,
     listeners: Vec<ListenerCounters>,
     sites: Vec<SiteCounters>,
     hits: Vec<Hits>,
@@ -227,6 +229,8 @@ impl Tally {
             cpu: page.counter(Key::worker_cpu(worker, node)),
             cpu_ns: 0,
             in_flight: page.gauge(Key::http_requests_in_flight()),
+            under_way: 0,
+            under_way_max: u32::MAX,
             listeners,
             sites: sites.all().iter().map(|site| SiteCounters::new(site, &names)).collect(),
             hits: Vec::new(),
@@ -422,7 +426,31 @@ impl Tally {
 
     /// A request went to a handler that answers later, or one of these was answered.
     pub(crate) fn in_flight(&mut self, more: bool) {
-        if more { self.page.up(self.in_flight) } else { self.page.down(self.in_flight) }
+        if more {
+            self.page.up(self.in_flight);
+            self.under_way += 1;
+        } else {
+            self.page.down(self.in_flight);
+            self.under_way -= 1;
+        }
+    }
+
+    /// Handlers may have so many requests at a time.
+    pub(crate) fn limit_in_flight(&mut self, under_way_max: u32) {
+        self.under_way_max = under_way_max;
+    }
+
+    /// Whether they have as many as they may.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.under_way >= self.under_way_max
+    }
+
+    /// A request was turned away for that.
+    pub(crate) fn shed(&mut self, site: usize, route: RouteId) {
+        let name = self.sites[site].routes[route.index()];
+        let counter = self.page.counter(Key::http_requests_shed(name));
+        self.page.add(counter, 1);
     }
 
     /// Lines of the access log were dropped.

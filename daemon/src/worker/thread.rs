@@ -460,9 +460,17 @@ impl<D: Driver> Thread<D> {
                         Answers::Live => Some((200, "alive\n")),
                         Answers::Ready if ready => Some((200, "ready\n")),
                         Answers::Ready => Some((503, "draining\n")),
+                        Answers::By { always: false, .. } if desk.tally.is_full() => {
+                            about.kind = PathKind::Error;
+                            desk.tally.shed(index, request.route);
+                            Some((503, "too many requests under way\n"))
+                        }
                         Answers::By { .. } => None,
                     };
                     let response = match (at_once, answers.function(about.method)) {
+                        (Some((503, text)), _) => {
+                            Response::text(503, text).header("Retry-After", "1")
+                        }
                         (Some((status, text)), _) => Response::text(status, text),
                         // The protocol lets no other method through.
                         (None, None) => Response::new(405),

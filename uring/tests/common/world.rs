@@ -102,7 +102,7 @@ pub fn ring_opted_in() -> Real<Uring> {
     let min_wait = Duration::from_micros(50);
     let opted = Options {
         incremental: true,
-        shutdown_last: false,
+        shutdown_last: true,
         restrict: true,
         min_wait,
         min_completions: 4,
