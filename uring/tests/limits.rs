@@ -96,7 +96,6 @@ fn a_table_too_small_for_a_burst_fills_up() {
         assert_eq!(common::read_end(client), b"bye");
         bench.driver.resume(id);
     }
-    // It notices the full table with one connection in its hand, where the network was quick enough
-    // to fill it at once.
-    assert!(dropped <= 1, "{dropped} were dropped");
+    // It notices the full table with a connection in its hand: one a try, not all that had no place.
+    assert!(dropped < 4, "{dropped} were dropped");
 }
