@@ -4,14 +4,15 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use clap::Parser as _;
-use ember::{App, Route};
+use ember::hooks::Hooks;
+use ember::{App, Program, Route};
 
 use crate::cli::Cli;
 use crate::{supervisor, worker};
 
-/// The routes of this program. The supervisor and each of its workers are the same program, so
+/// What this program serves. The supervisor and each of its workers are the same program, so
 /// each of these processes builds them for itself, before it does anything else.
-static ROUTES: OnceLock<Vec<Route>> = OnceLock::new();
+static PROGRAM: OnceLock<Program> = OnceLock::new();
 
 /// Runs a program that serves `app`: with all of emberd's flags, config file and supervision.
 /// Without a config file the app is served on 127.0.0.1:8080, with the counters at `/metrics`.
@@ -20,9 +21,9 @@ static ROUTES: OnceLock<Vec<Route>> = OnceLock::new();
 /// process ends here, with the exit code of the command line's description.
 ///
 /// # Errors
-/// When it is called a second time in a process.
+/// When it is called a second time in a process, or the app cannot be put together.
 pub fn run(app: App) -> ember::Result<()> {
-    if ROUTES.set(app.routes().to_vec()).is_err() {
+    if PROGRAM.set(app.build()?).is_err() {
         return Err(ember::Error::new(500, "emberd::run was called twice"));
     }
     let exit = main();
@@ -48,10 +49,15 @@ pub fn main() -> ExitCode {
 
 /// The program's own routes; none in emberd itself.
 pub(crate) fn routes() -> impl Iterator<Item = &'static Route> {
-    ROUTES.get().into_iter().flatten()
+    PROGRAM.get().into_iter().flat_map(Program::routes)
 }
 
 /// Whether the program has routes of its own.
 pub(crate) fn is_there() -> bool {
-    ROUTES.get().is_some()
+    PROGRAM.get().is_some()
+}
+
+/// What runs when this program's server starts and stops.
+pub(crate) fn hooks() -> Option<&'static Hooks> {
+    PROGRAM.get().map(Program::hooks)
 }

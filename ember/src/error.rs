@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::response::{IntoResponse, Response};
+use crate::response::{IntoResponse, Response, Text};
 
 /// What a handler gives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -12,6 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     status: u16,
     detail: String,
+    fields: Vec<(Text, Text)>,
 }
 
 impl Error {
@@ -20,7 +21,20 @@ impl Error {
     #[must_use]
     pub fn new(status: u16, detail: impl Into<String>) -> Error {
         let status = if (400..=599).contains(&status) { status } else { 500 };
-        Error { status, detail: detail.into() }
+        Error { status, detail: detail.into(), fields: Vec::new() }
+    }
+
+    /// With a header field, such as `Retry-After`.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<Text>, value: impl Into<Text>) -> Error {
+        self.fields.push((name.into(), value.into()));
+        self
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// The status code.
@@ -38,6 +52,21 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// 500. What went wrong is logged; the client is not told, since it may name what is not its own.
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Error {
+        tracing::error!("a handler failed: {error}");
+        Error::new(500, "the handler failed")
+    }
+}
+
+/// 503: the time for it was over.
+impl From<crate::time::Elapsed> for Error {
+    fn from(_: crate::time::Elapsed) -> Error {
+        Error::new(503, "it took too long")
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let title = ember_http::status::phrase(self.status);
@@ -46,8 +75,10 @@ impl IntoResponse for Error {
             "status": self.status,
             "detail": self.detail,
         });
-        Response::new(self.status)
+        let mut response = Response::new(self.status)
             .header("Content-Type", "application/problem+json")
-            .body(problem.to_string())
+            .body(problem.to_string());
+        response.headers_mut().extend(self.fields);
+        response
     }
 }

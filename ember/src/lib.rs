@@ -20,11 +20,14 @@
 //!     .prepared("/health", Prepared::json(r#"{"status":"ok"}"#))
 //!     .get("/users/{id:int}", user)
 //!     .post("/echo", |request: &Request| request.body().to_vec());
-//! assert_eq!(app.routes().len(), 3);
+//! let client = ember::testing::Client::new(app);
+//! assert_eq!(client.get("/users/7").text(), r#"{"id":7}"#);
+//! assert_eq!(client.get("/users/0").status(), 404);
+//! assert_eq!(client.post("/echo", "hello").text(), "hello");
 //! ```
 //!
 //! Handlers are functions or `async fn`s, of a reference to the request or of the request itself
-//! (see [`IntoHandler`]). They stay on the worker thread that has the connection and need not be
+//! (see [`IntoHandler`]), or `async fn`s of what is [extracted](extract) from it. They stay on the worker thread that has the connection and need not be
 //! `Send`. What blocks, blocks the thread's other connections too: wait with [`time`], [`net`] and
 //! futures that any executor can run. A handler that panics is answered with 500, and nobody else
 //! notices; one whose client goes away is dropped.
@@ -35,28 +38,37 @@ mod app;
 mod blocking;
 mod body;
 pub mod cache;
+mod context;
 mod error;
+pub mod extract;
 mod handler;
+pub mod hooks;
 pub mod net;
 mod prepared;
+mod program;
 mod request;
 mod response;
 pub mod rt;
+mod table;
+pub mod testing;
 pub mod time;
 #[cfg(feature = "tokio-runtime")]
 pub mod tokio;
 
-pub use app::{App, Route, RouteKind};
+pub use app::{App, Scope};
 pub use blocking::{BlockingPool, blocking};
 pub use body::{Body, BodyFeed, BodyStream, Upgrade};
 #[cfg(feature = "redis")]
 pub use cache::RedisCache;
 pub use cache::TtlCache;
+pub use cookie::Cookie;
 pub use ember_http::{Method, Methods, PatternError};
 pub use ember_uring::{PeerAddr, Piece};
 pub use error::{Error, Result};
-pub use handler::{Handler, IntoHandler, Slot};
+pub use extract::{Form, FromRequest, Path, Query, State, ThreadState};
+pub use handler::{Handler, IntoHandler, Middleware, Next, Slot};
 pub use prepared::Prepared;
+pub use program::{Program, Route, RouteKind};
 pub use request::{PeerCell, Request, RequestBody};
-pub use response::{Html, IntoResponse, Json, Redirect, Response, Text};
+pub use response::{AfterSent, Html, IntoResponse, Json, Redirect, Response, Text};
 pub use rt::{JoinHandle, spawn};

@@ -1,6 +1,13 @@
 //! Replies that are rendered once.
 
+use std::sync::Arc;
+
 use ember_http::Prepared as Rendered;
+use ember_uring::Piece;
+
+use crate::body::Body;
+use crate::handler::Handler;
+use crate::response::Response;
 
 /// The reply of a prepared route: rendered into pinned memory when the server starts, and answered
 /// by linked chains without a handler.
@@ -50,6 +57,35 @@ impl Prepared {
     pub fn header(mut self, name: &str, value: &str) -> Prepared {
         self.0.fields.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The reply of a handler, whose body is this.
+    pub(crate) fn of_reply(response: &Response, body: Vec<u8>) -> Prepared {
+        let content_type = response.header_value("content-type").map(str::to_owned);
+        let others = response.headers().iter();
+        let others = others.filter(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+        Prepared(Rendered {
+            status: response.status(),
+            content_type,
+            fields: others.map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            ..Rendered::new("", body)
+        })
+    }
+
+    /// A handler that gives this reply, for routes whose middleware must see each request.
+    pub(crate) fn into_handler(self) -> Handler {
+        let reply = Arc::new(self.0);
+        Handler::new(move |_| {
+            let mut response = Response::new(reply.status);
+            if let Some(content_type) = &reply.content_type {
+                response = response.header("Content-Type", content_type.clone());
+            }
+            for (name, value) in &reply.fields {
+                response = response.header(name.clone(), value.clone());
+            }
+            let body = Body::Piece(Piece::Shared(Arc::clone(&reply.body)));
+            std::future::ready(response.with_body(body))
+        })
     }
 
     /// For the protocol's tables.

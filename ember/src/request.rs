@@ -13,6 +13,7 @@ use ember_http::{BodyKind, HandlerId, Method, OwnedRequest, RouteId, Site, Versi
 use ember_uring::PeerAddr;
 
 use crate::body::BodyFeed;
+use crate::context::Local;
 use crate::error::Error;
 use crate::rt::{self, Command, TaskId};
 
@@ -33,6 +34,7 @@ struct Parts {
     body: Vec<u8>,
     peer: PeerCell,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
+    local: Option<Rc<Local>>,
 }
 
 /// The address of a request's client, once it is asked for.
@@ -71,6 +73,7 @@ impl Request {
                 body: Vec::new(),
                 peer: PeerCell::default(),
                 extensions: Vec::new(),
+                local: None,
             })
         });
         parts.head.copy_from(head);
@@ -239,6 +242,31 @@ impl Request {
             .map_err(|error| Error::new(400, format!("the body: {error}")))
     }
 
+    /// The path of the route of that name in this app, with these parameters, encoded as needed.
+    ///
+    /// # Errors
+    /// When there is no such route, or a parameter of its pattern has no value.
+    pub fn url_for(&self, name: &str, params: &[(&str, &str)]) -> crate::Result<String> {
+        match &self.parts().local {
+            Some(local) => local.shared.url_for(name, params),
+            None => Err(Error::new(500, "the request is no app's")),
+        }
+    }
+
+    pub(crate) fn set_local(&mut self, local: &Rc<Local>) {
+        self.parts_mut().local = Some(Rc::clone(local));
+    }
+
+    pub(crate) fn local(&self) -> Option<&Rc<Local>> {
+        self.parts().local.as_ref()
+    }
+
+    /// Takes the whole body out; what [`Request::load`] has received.
+    #[must_use]
+    pub fn take_loaded(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.parts_mut().body)
+    }
+
     /// The address of the other end of the connection. The kernel is asked once a connection.
     ///
     /// # Errors
@@ -343,6 +371,7 @@ impl Drop for Request {
         let Some(mut parts) = self.0.take() else { return };
         parts.feed = None;
         parts.extensions.clear();
+        parts.local = None;
         parts.body = Vec::new();
         if parts.peer.is_fresh() {
             parts.peer.clear();

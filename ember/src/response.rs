@@ -17,6 +17,7 @@ pub struct Response {
     block: Option<Block>,
     fields: Vec<(Text, Text)>,
     body: Body,
+    after_sent: AfterSent,
 }
 
 /// Fields that were rendered before.
@@ -26,7 +27,17 @@ enum Block {
     Shared(Arc<FieldBlock>),
 }
 
+/// What is called when a reply has been sent.
+#[derive(Default)]
+pub struct AfterSent(Vec<Box<dyn FnOnce()>>);
+
 /// What can be answered with.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be answered with",
+    label = "not a reply",
+    note = "replies are `Response`, `String`, `&'static str`, `Vec<u8>`, `Json<T>`, `Html<T>`, \
+            `Redirect`, `()`, `(u16, R)`, `Result<R, E>` and what else implements `IntoResponse`"
+)]
 pub trait IntoResponse {
     /// The reply.
     fn into_response(self) -> Response;
@@ -40,7 +51,7 @@ pub struct Json<T>(pub T);
 #[derive(Clone, Copy, Debug)]
 pub struct Html<T>(pub T);
 
-/// A redirect with 303 (See Other): look there, with GET.
+/// A redirect with 303 (See Other): look there, with GET. `(308, Redirect(…))` is another one.
 #[derive(Clone, Debug)]
 pub struct Redirect(pub String);
 
@@ -48,7 +59,13 @@ impl Response {
     /// An empty reply of this status.
     #[must_use]
     pub fn new(status: u16) -> Response {
-        Response { status, block: None, fields: Vec::new(), body: Body::Empty }
+        Response {
+            status,
+            block: None,
+            fields: Vec::new(),
+            body: Body::Empty,
+            after_sent: AfterSent::default(),
+        }
     }
 
     /// Plain text.
@@ -91,6 +108,52 @@ impl Response {
             Block::Owned(block) => Some(block),
             Block::Shared(block) => Some(block),
         }
+    }
+
+    /// With this field in place of those of its name.
+    #[must_use]
+    pub fn set_header(mut self, name: impl Into<Text>, value: impl Into<Text>) -> Response {
+        let (name, value) = (name.into(), value.into());
+        self.fields.retain(|(of, _)| !of.eq_ignore_ascii_case(&name));
+        self.fields.push((name, value));
+        self
+    }
+
+    /// The value of the first field of this name.
+    #[must_use]
+    pub fn header_value(&self, name: &str) -> Option<&str> {
+        let mut of = self.fields.iter().filter(|(of, _)| of.eq_ignore_ascii_case(name));
+        of.next().map(|(_, value)| value.as_ref())
+    }
+
+    /// With a field `Vary` that names this request header, too.
+    #[must_use]
+    pub fn vary(mut self, name: &'static str) -> Response {
+        let lists = self.fields.iter().filter(|(of, _)| of.eq_ignore_ascii_case("vary"));
+        let known = lists.flat_map(|(_, list)| list.split(',')).map(str::trim);
+        if !known.clone().any(|of| of == "*" || of.eq_ignore_ascii_case(name)) {
+            self.fields.push((Cow::Borrowed("Vary"), Cow::Borrowed(name)));
+        }
+        self
+    }
+
+    /// With a cookie.
+    #[must_use]
+    pub fn cookie<'c>(self, cookie: impl Into<cookie::Cookie<'c>>) -> Response {
+        self.header("Set-Cookie", cookie.into().to_string())
+    }
+
+    /// Calls this when the whole reply has been handed to the kernel; not if it cannot be.
+    #[must_use]
+    pub fn on_sent(mut self, call: impl FnOnce() + 'static) -> Response {
+        self.after_sent.0.push(Box::new(call));
+        self
+    }
+
+    /// Takes out what is to be called when the reply has been sent.
+    #[must_use]
+    pub fn take_after_sent(&mut self) -> AfterSent {
+        std::mem::take(&mut self.after_sent)
     }
 
     /// With these bytes as its body.
@@ -157,6 +220,32 @@ impl Response {
         };
         let block = self.block();
         context.write_head_with(out, self.status, date, block.as_slice(), fields, length)
+    }
+}
+
+impl AfterSent {
+    /// Whether there is nothing to call.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds what another reply has.
+    pub fn append(&mut self, mut other: AfterSent) {
+        self.0.append(&mut other.0);
+    }
+
+    /// The reply has been sent. A call that panics hurts nobody.
+    pub fn call(self) {
+        for call in self.0 {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+        }
+    }
+}
+
+impl std::fmt::Debug for AfterSent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("AfterSent").field(&self.0.len()).finish()
     }
 }
 

@@ -206,7 +206,7 @@ impl Sites {
                 self.add_redirect(&mut builder, at, route);
             }
         }
-        for route in own.iter().filter(|r| listener.serves(&r.pattern)) {
+        for route in own.iter().filter(|r| listener.serves(&r.name)) {
             self.add_own(&mut builder, route);
         }
         self.sites.push(Arc::new(builder.build()?));
@@ -256,7 +256,8 @@ impl Sites {
 
     /// Adds a route of the program's own.
     fn add_own(&mut self, builder: &mut SiteBuilder, route: &ember::Route) {
-        let mut declared = Route::new(&route.pattern, &route.pattern);
+        let mut declared = Route::new(&route.name, &route.pattern);
+        declared.hosts.clone_from(&route.hosts);
         declared.body_bytes_max = route.body_bytes_max;
         match &route.kind {
             ember::RouteKind::Prepared(reply) => {
@@ -305,7 +306,7 @@ pub(crate) fn label_names(config: &Config) -> Vec<String> {
     let upstreams = config.proxies.iter().flat_map(|proxy| &proxy.upstreams);
     names.extend(upstreams.map(ToString::to_string));
     names.extend(config.redirects.iter().map(|redirect| redirect.name.clone()));
-    names.extend(application::routes().map(|r| r.pattern.clone()));
+    names.extend(application::routes().map(|r| r.name.clone()));
     names
 }
 
@@ -313,7 +314,7 @@ fn served<'a>(config: &'a Config, own: &[&'a ember::Route], listener: &Listener)
     let prepared = config.prepared.iter().map(|r| r.name.as_str());
     let metrics = config.metrics.iter().map(|r| r.name.as_str());
     let files = config.files.iter().map(|r| r.name.as_str());
-    let own = own.iter().map(|r| r.pattern.as_str());
+    let own = own.iter().map(|r| r.name.as_str());
     let proxies = config.proxies.iter().map(|r| r.name.as_str());
     let redirects = config.redirects.iter().map(|r| r.name.as_str());
     prepared

@@ -41,7 +41,7 @@ const REFRESH_MAX: Duration = Duration::from_secs(30);
 ///     .delete("/tasks", move |_: &Request| {
 ///         tasks.invalidate_prefix("/tasks");
 ///     });
-/// # assert_eq!(app.routes().len(), 1);
+/// # assert_eq!(app.build().unwrap().routes().len(), 1);
 /// ```
 #[derive(Clone)]
 pub struct TtlCache {

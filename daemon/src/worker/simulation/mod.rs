@@ -60,7 +60,8 @@ fn setting(requests_max: usize) -> Setting {
         .post("/echo", |request: &ember::Request| request.body().to_vec())
         .get("/later", later)
         .get("/pieces", pieces);
-    let own: Vec<&ember::Route> = app.routes().iter().collect();
+    let program = app.build().unwrap();
+    let own: Vec<&ember::Route> = program.routes().iter().collect();
     let sites = Arc::new(Sites::with(&config, &own).unwrap());
     let mut names = Names::new();
     super::intern(&mut names, &config);
