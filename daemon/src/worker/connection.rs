@@ -1,5 +1,6 @@
 //! What a thread knows of one connection, and the small steps that its parts share.
 
+use ember::AfterSent;
 use ember::net::StreamId;
 use ember::rt::TaskId;
 use ember_http::{After, Conn, Event, Input, ReplyContext, VariantId};
@@ -48,6 +49,8 @@ pub(super) struct Connection {
     pub(super) prepaid: Prepaid,
     /// Its other end, once somebody has asked.
     pub(super) peer: Option<Box<PeerAddr>>,
+    /// Who wants to know when what goes out is out.
+    pub(super) after_sent: Option<Box<AfterSent>>,
 }
 
 /// The listener of sockets that came from none.
@@ -67,6 +70,7 @@ impl Connection {
             last: None,
             prepaid: Prepaid::No,
             peer: None,
+            after_sent: None,
         }
     }
 }

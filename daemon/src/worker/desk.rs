@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use ember::{Body, IntoResponse as _, Response};
+use ember::{AfterSent, Body, IntoResponse as _, Response};
 use ember_http::{
     After, Method, Refusal, ReplyContext, ReplyFraming, RouteId, VariantId, chunk_head,
 };
@@ -66,6 +66,8 @@ pub(crate) struct Begun {
     pub(crate) bytes: u64,
     /// What is to come; nothing of it where the reply is complete.
     pub(crate) body: Body,
+    /// Who wants to know when all of it is out.
+    pub(crate) after_sent: AfterSent,
 }
 
 impl Desk<'_> {
@@ -106,9 +108,10 @@ impl Desk<'_> {
 
     /// A whole reply whose body is there.
     pub(crate) fn reply(&mut self, about: &About, response: Response, context: ReplyContext) {
-        let begun = self.begin(response, context);
+        let mut begun = self.begin(response, context);
         debug_assert!(matches!(begun.body, Body::Empty), "a body that is there is complete");
         self.count(about, &begun);
+        self.out.after_sent.append(std::mem::take(&mut begun.after_sent));
     }
 
     /// A reply's head, and its body if that is there. One that cannot be written is told as 500, in
@@ -132,6 +135,7 @@ impl Desk<'_> {
         let mut out = Vec::with_capacity(256 + inline.unwrap_or(0) as usize);
         let framing = response.write_head(&mut out, context, self.replies.date())?;
         let status = response.status();
+        let after_sent = response.take_after_sent();
         let mut body = response.take_body();
         let mut apart = None;
         if framing == ReplyFraming::Bodiless && !matches!(body, Body::Upgrade(_)) {
@@ -164,7 +168,7 @@ impl Desk<'_> {
             bytes += piece.len();
             self.out.push(piece);
         }
-        Ok(Begun { status, framing, bytes: bytes as u64, body })
+        Ok(Begun { status, framing, bytes: bytes as u64, body, after_sent })
     }
 
     /// A piece of a body under way.

@@ -6,6 +6,7 @@ mod clock;
 mod connection;
 mod desk;
 mod functions;
+mod hooks;
 mod outflow;
 mod replies;
 mod scribe;
@@ -28,6 +29,7 @@ use ember_metrics::Names;
 use ember_uring::Driver;
 
 use crate::access_log::{AccessLog, Recorder};
+use crate::application;
 use crate::boot::{AccessSink, Boot, Seat, ThreadBoot};
 use crate::config::Config;
 use crate::proxy::Proxies;
@@ -35,6 +37,7 @@ use crate::rules::{self, rate::Table};
 use backend::Opened;
 use clock::Clock;
 use functions::{Functions, Services};
+use hooks::ThreadHooks;
 use scribe::{Scribe, Subject};
 pub(crate) use site::{Handler, Sites, coding};
 use tally::Tally;
@@ -107,6 +110,7 @@ pub fn run(boot: Boot) -> io::Result<()> {
             backend: Arc::clone(&backend),
             proxies: (index == 0).then(|| Arc::clone(&proxies)),
             worker,
+            thread: index,
             boot,
             seat,
         };
@@ -136,6 +140,7 @@ struct Start {
     /// For the one thread that checks their upstreams.
     proxies: Option<Arc<Proxies>>,
     worker: u16,
+    thread: usize,
     boot: ThreadBoot,
     seat: Seat,
 }
@@ -154,7 +159,7 @@ impl Start {
         }
     }
 
-    fn serve_on<D: Driver>(self, mut driver: D, why: &str) -> io::Result<()> {
+    fn serve_on<D: Driver>(self, driver: D, why: &str) -> io::Result<()> {
         let Start {
             sites,
             backend: chosen,
@@ -165,14 +170,11 @@ impl Start {
             proxies,
             recorder,
             worker,
+            thread,
             boot,
-            mut seat,
+            seat,
             ..
         } = self;
-        let mut listeners = Vec::new();
-        for (listener, socket) in boot.listeners {
-            listeners.push((driver.accept(socket)?, listener));
-        }
         let page = pages.page(boot.page)?;
         let mut tally = Tally::new(page, names, worker, &plan, &sites);
         tally.limit_in_flight(boot.in_flight_max);
@@ -188,9 +190,9 @@ impl Start {
         let info = driver.info();
         // All threads of a worker open the same driver; the first one's word will do.
         let _ = chosen.set((info.backend.to_owned(), why.to_owned()));
-        seat.ready(move || waker.wake(), backend::describe(&info, why));
         let sockets_max = info.sockets_max as usize;
         let clock = Clock::System;
+        let listeners = Vec::new();
         let parts = Parts {
             sites,
             tally,
@@ -202,6 +204,13 @@ impl Start {
             sockets_max,
             clock,
         };
-        Thread::new(driver, parts)?.run()
+        let hooks = application::hooks().map(|hooks| ThreadHooks::new(hooks, worker, thread));
+        let mut ring = Thread::new(driver, parts)?;
+        if let Some(hooks) = &hooks {
+            ring.before_start(hooks)?;
+        }
+        ring.listen(boot.listeners)?;
+        ring.seat.ready(move || waker.wake(), backend::describe(&info, why));
+        ring.run(hooks.as_ref())
     }
 }

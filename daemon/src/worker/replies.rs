@@ -14,6 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use ember::AfterSent;
 use ember_http::{Site, VariantId};
 use ember_uring::{Payload, Piece, Pinned, Region};
 
@@ -305,6 +306,8 @@ fn region_size(site: &Site) -> usize {
 pub(crate) struct Outgoing {
     pieces: Vec<Piece>,
     len: usize,
+    /// Who wants to know when it is out.
+    pub(crate) after_sent: AfterSent,
 }
 
 impl Outgoing {

@@ -262,14 +262,15 @@ impl<D: Driver> Thread<D> {
                 task.work = Work::Upgrading(begun, upgrade);
                 self.send_for(id);
             }
-            _ => self.finish(id, &begun),
+            _ => self.finish(id, begun),
         }
     }
 
     /// The reply is complete on the desk.
-    fn finish(&mut self, id: TaskId, begun: &Begun) {
+    fn finish(&mut self, id: TaskId, begun: Begun) {
         let Some(Task { sock, about, receiving, ended, .. }) = self.take_task(id) else { return };
-        self.desk(about.site, sock).count(&about, begun);
+        self.desk(about.site, sock).count(&about, &begun);
+        self.out.after_sent.append(begun.after_sent);
         let draining = self.is_draining();
         let close = begun.framing == ReplyFraming::UntilClose;
         let after = self.replied(sock, close);
@@ -316,7 +317,7 @@ impl<D: Driver> Thread<D> {
                 }
                 Poll::Ready(None) => {
                     desk.end_body(&mut begun);
-                    return self.finish(id, &begun);
+                    return self.finish(id, begun);
                 }
             }
         }

@@ -22,6 +22,7 @@ use super::connection::NO_LISTENER;
 pub(super) use super::connection::{Connection, Stage};
 use super::desk::{About, Desk, Noting};
 use super::functions::{Answers, Functions, Slots};
+use super::hooks::ThreadHooks;
 use super::replies::{Outgoing, Replies};
 use super::site::Sites;
 use super::streams::Client;
@@ -85,9 +86,9 @@ pub(crate) struct Thread<D> {
     pub(super) tasks: Vec<Option<Task>>,
     pub(super) clients: Vec<Client>,
     pub(super) commands: Vec<Command>,
-    seat: Seat,
+    pub(super) seat: Seat,
     order: Order,
-    listeners: Vec<(ListenerId, usize)>,
+    pub(super) listeners: Vec<(ListenerId, usize)>,
     /// Listeners that stopped for want of descriptors or memory.
     paused: Vec<ListenerId>,
     paused_until: Option<Instant>,
@@ -164,11 +165,17 @@ impl<D: Driver> Thread<D> {
     ///
     /// # Errors
     /// What the driver cannot outlive.
-    pub(crate) fn run(mut self) -> io::Result<()> {
+    pub(crate) fn run(mut self, hooks: Option<&ThreadHooks>) -> io::Result<()> {
         let _entered = self.runtime.enter();
         let mut done = Vec::with_capacity(256);
+        if let Some(hooks) = hooks {
+            hooks.after_start();
+        }
         while !self.finished() {
             self.turn(&mut done)?;
+        }
+        if let Some(hooks) = hooks {
+            self.before_stop(hooks, &mut done)?;
         }
         self.runtime.shut_down();
         self.count(true);
@@ -564,6 +571,14 @@ impl<D: Driver> Thread<D> {
             self.connections[sock.slot() as usize].outflow.end();
         }
         match next {
+            // Behind a linked receive nobody would hear that the reply is out.
+            Next::Receive if !self.out.after_sent.is_empty() => {
+                let after = self.write_ticks(sock);
+                self.set_deadline(sock, after);
+                self.connection(sock).stage = Stage::Flushing { receiving: false, close: false };
+                let payload = payload.unwrap_or_else(|| Payload::Owned(Vec::new()));
+                self.send(sock, payload, Then::Nothing);
+            }
             Next::Receive => {
                 let connection = &mut self.connections[sock.slot() as usize];
                 connection.stage = Stage::Open;
@@ -638,7 +653,12 @@ impl<D: Driver> Thread<D> {
     #[inline]
     pub(super) fn send(&mut self, sock: Sock, payload: Payload, then: Then) {
         let now_ms = self.now_ms();
-        self.connections[sock.slot() as usize].outflow.begin(payload.len(), now_ms);
+        let connection = &mut self.connections[sock.slot() as usize];
+        connection.outflow.begin(payload.len(), now_ms);
+        if !self.out.after_sent.is_empty() {
+            let after_sent = std::mem::take(&mut self.out.after_sent);
+            connection.after_sent.get_or_insert_default().append(after_sent);
+        }
         if let Err(Full(payload)) = self.driver.send(sock, payload, then) {
             self.deferred.push_back((sock, payload, then));
         }
@@ -667,6 +687,10 @@ impl<D: Driver> Thread<D> {
     fn sent(&mut self, sock: Sock) {
         let connection = &mut self.connections[sock.slot() as usize];
         connection.outflow.end();
+        if let Some(after_sent) = connection.after_sent.take() {
+            after_sent.call();
+        }
+        let connection = &self.connections[sock.slot() as usize];
         match connection.stage {
             Stage::Dispatched(task) => self.task_sent(task),
             Stage::Flushing { receiving, close } => self.flushed(sock, receiving, close),
@@ -758,6 +782,13 @@ impl<D: Driver> Thread<D> {
         let connection = &mut self.connections[sock.slot() as usize];
         let (listener, reason) = (connection.listener, connection.closed);
         let unread = connection.prepaid == Prepaid::Begun;
+        let after_sent = connection.after_sent.take();
+        if let Some(after_sent) = after_sent
+            && matches!(reason, Closed::Reply | Closed::Drain)
+        {
+            // The last reply went out with the close behind it.
+            after_sent.call();
+        }
         let stage = std::mem::replace(connection, Connection::free()).stage;
         self.wheel.remove(sock.slot());
         if let Stage::Client(stream) = stage {
