@@ -76,6 +76,41 @@ impl Body {
         Body::Stream(Box::pin(stream))
     }
 
+    /// A body of what a stream of the `futures` crates gives, taken as fast as the client takes it.
+    ///
+    /// ```
+    /// use ember::extract::BodyStream;
+    /// use ember::testing::Client;
+    /// use ember::{App, Body, Response};
+    ///
+    /// async fn echo(body: BodyStream) -> Response {
+    ///     Response::new(200).with_body(Body::from_stream(body))
+    /// }
+    ///
+    /// let client = Client::new(App::new().post("/echo", echo));
+    /// assert_eq!(client.post("/echo", "hello").text(), "hello");
+    /// ```
+    #[must_use]
+    pub fn from_stream<S, T, E>(stream: S) -> Body
+    where
+        S: futures_core::Stream<Item = Result<T, E>> + 'static,
+        T: Into<Vec<u8>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Body::stream(Pieces { stream: Box::pin(stream), length: None })
+    }
+
+    /// The same where the length of all is known; the client is told it.
+    #[must_use]
+    pub fn from_stream_of<S, T, E>(length: u64, stream: S) -> Body
+    where
+        S: futures_core::Stream<Item = Result<T, E>> + 'static,
+        T: Into<Vec<u8>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Body::stream(Pieces { stream: Box::pin(stream), length: Some(length) })
+    }
+
     /// The length, where it is known.
     #[must_use]
     pub fn len(&self) -> Option<u64> {
@@ -92,6 +127,34 @@ impl Body {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
+    }
+}
+
+/// A stream of the `futures` crates as a body.
+struct Pieces<S> {
+    stream: Pin<Box<S>>,
+    length: Option<u64>,
+}
+
+impl<S, T, E> BodyStream for Pieces<S>
+where
+    S: futures_core::Stream<Item = Result<T, E>>,
+    T: Into<Vec<u8>>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Piece>>> {
+        let piece = |piece: Result<T, E>| match piece {
+            Ok(bytes) => Ok(Piece::Owned(bytes.into())),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        self.stream.as_mut().poll_next(cx).map(|next| next.map(piece))
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.length
     }
 }
 

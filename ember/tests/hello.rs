@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 
 use common::{Example, request};
 
@@ -32,7 +32,11 @@ fn the_example_serves_what_it_says() {
     let fields = format!("{close}Transfer-Encoding: chunked\r\n");
     let echo =
         example.ask(&[&request("POST /echo", &fields, "2\r\nhe\r"), "\n3\r\nllo\r\n0\r\n\r\n"]);
-    assert!(echo.ends_with("\r\n\r\nhello"), "{echo}");
+    assert!(echo.contains("Transfer-Encoding: chunked\r\n"), "{echo}");
+    let chunks = echo.split_once("\r\n\r\n").unwrap().1;
+    let lines: Vec<&str> = chunks.split("\r\n").collect();
+    let data: String = lines.iter().skip(1).step_by(2).copied().collect();
+    assert!(data == "hello" && chunks.ends_with("0\r\n\r\n"), "{echo}");
     let large = format!("{close}Content-Length: 70000\r\n");
     let refused = example.ask(&[&request("POST /echo", &large, "")]);
     assert!(refused.starts_with("HTTP/1.1 413 "), "{refused}");
@@ -75,4 +79,47 @@ fn pipelined_requests_are_answered_in_order_and_a_panic_hurts_nobody() {
     }
     assert!(rest.ends_with(r#"{"status":"ok"}"#), "{rest}");
     assert_eq!(said.matches("HTTP/1.1 ").count(), 81);
+}
+
+#[test]
+fn the_clock_ticks_and_goes_on_where_a_client_was() {
+    let example = Example::start("hello");
+    let mut stream = example.connect();
+    stream.write_all(request("GET /clock", "", "").as_bytes()).unwrap();
+    let ids = |stream: std::net::TcpStream, count: usize| -> Vec<u64> {
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let ids = lines.filter_map(|line| line.strip_prefix("id: ")?.parse().ok());
+        ids.take(count).collect()
+    };
+    let first = ids(stream, 2);
+    assert_eq!(first[1], first[0] + 1);
+    // One that has missed some gets them at once.
+    let mut stream = example.connect();
+    let seen = format!("Last-Event-ID: {}\r\n", first[1] - 10);
+    stream.write_all(request("GET /clock", &seen, "").as_bytes()).unwrap();
+    let missed = ids(stream, 10);
+    assert_eq!(missed, (first[1] - 9..=first[1]).collect::<Vec<_>>());
+}
+
+#[test]
+fn messages_come_back_over_a_websocket() {
+    use async_tungstenite::tungstenite::{Message, client};
+
+    let example = Example::start("hello");
+    let plain = example.ask(&[&request("GET /ws", "Connection: close\r\n", "")]);
+    assert!(plain.starts_with("HTTP/1.1 426 "), "{plain}");
+    let stream = example.connect();
+    let (mut socket, reply) = client("ws://test/ws", stream).unwrap();
+    assert_eq!(reply.status(), 101);
+    for len in [0, 5, 126, 70_000] {
+        let message = Message::binary(vec![7; len]);
+        socket.send(message.clone()).unwrap();
+        assert_eq!(socket.read().unwrap(), message);
+    }
+    socket.send(Message::text("text")).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::text("text"));
+    socket.send(Message::Ping(vec![1, 2].into())).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong(vec![1, 2].into()));
+    socket.close(None).unwrap();
+    while socket.read().is_ok() {}
 }
