@@ -1,7 +1,7 @@
 //! Content codings of replies.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
