@@ -32,8 +32,8 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("emberd doctor", "its exit status is about this machine"),
 ];
 
-/// Languages between fences, which nothing here is written in.
-const OTHERS: [&str; 2] = ["nginx", "python"];
+/// Languages between fences: other programs' own, and Rust, which the doc tests of `ember` run.
+const OTHERS: [&str; 3] = ["nginx", "python", "rust"];
 
 #[test]
 fn what_the_documents_say_to_do_can_be_done() {

@@ -121,9 +121,17 @@ impl Next<'_> {
                 self.0.clear();
             }
         }
+        // A handler's panic is an answer, too: it goes out through all that is around it.
+        let failed = || Error::new(500, "the handler failed").into_response();
         let running = Running(self.0);
-        running.0.start(request);
-        std::future::poll_fn(|cx| running.0.poll(cx)).await
+        if catch_unwind(AssertUnwindSafe(|| running.0.start(request))).is_err() {
+            return failed();
+        }
+        std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| running.0.poll(cx))) {
+            Ok(polled) => polled,
+            Err(_) => Poll::Ready(failed()),
+        })
+        .await
     }
 }
 

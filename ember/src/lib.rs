@@ -27,10 +27,11 @@
 //! ```
 //!
 //! Handlers are functions or `async fn`s, of a reference to the request or of the request itself
-//! (see [`IntoHandler`]), or `async fn`s of what is [extracted](extract) from it. They stay on the worker thread that has the connection and need not be
-//! `Send`. What blocks, blocks the thread's other connections too: wait with [`time`], [`net`] and
-//! futures that any executor can run. A handler that panics is answered with 500, and nobody else
-//! notices; one whose client goes away is dropped.
+//! (see [`IntoHandler`]), or `async fn`s of what is [extracted](extract) from it. They stay on the
+//! worker thread that has the connection and need not be `Send`. What blocks, blocks the thread's
+//! other connections too: wait with [`time`], [`net`] and futures that any executor can run. A
+//! handler that panics is answered with 500, and nobody else notices; one whose client goes away is
+//! dropped.
 
 #![forbid(unsafe_code)]
 
@@ -42,6 +43,7 @@ pub mod channel;
 mod context;
 mod error;
 pub mod extract;
+mod file;
 mod handler;
 pub mod hooks;
 pub mod middleware;
@@ -69,6 +71,7 @@ pub use ember_http::{Method, Methods, PatternError};
 pub use ember_uring::{PeerAddr, Piece};
 pub use error::{Error, Result};
 pub use extract::{Form, FromRequest, Path, Query, State, ThreadState};
+pub use file::File;
 pub use handler::{Handler, IntoHandler, Middleware, Next, Slot};
 pub use prepared::Prepared;
 pub use program::{Program, Route, RouteKind};
@@ -76,3 +79,8 @@ pub use request::{PeerCell, Request, RequestBody};
 pub use response::{AfterSent, Html, IntoResponse, Json, Redirect, Response, Text};
 pub use rt::{JoinHandle, spawn};
 pub use sse::Sse;
+
+/// The guide's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/library.md")]
+struct Guide;
