@@ -80,8 +80,7 @@ impl File {
     #[must_use]
     pub fn reply(self, request: &Request, content_type: &str) -> Response {
         let head = request.head();
-        let validators =
-            Validators { etag: Some(&self.etag), last_modified: Some(self.modified) };
+        let validators = Validators { etag: Some(&self.etag), last_modified: Some(self.modified) };
         let status = match head.evaluate(&validators) {
             Verdict::Proceed => 200,
             Verdict::NotModified => 304,
