@@ -227,6 +227,9 @@ impl Request {
     }
 
     /// Takes the body out, to be read apart from the request.
+    ///
+    /// A client that waits for 100 (Continue) is told it when the body is read from, if no reply has
+    /// begun by then.
     #[must_use]
     pub fn take_body(&mut self) -> RequestBody {
         let parts = self.parts_mut();
@@ -259,6 +262,17 @@ impl Request {
 
     pub(crate) fn local(&self) -> Option<&Rc<Local>> {
         self.parts().local.as_ref()
+    }
+
+    /// The body for an extractor: of a client that waits for 100 (Continue) the first piece is there
+    /// already, since after the reply's head it could not be told to go on.
+    pub(crate) async fn begin_body(&mut self) -> crate::Result<RequestBody> {
+        let waits = self.parts().head.expects_continue;
+        let mut body = self.take_body();
+        if waits && let Some(piece) = body.next().await {
+            body.loaded = piece?;
+        }
+        Ok(body)
     }
 
     /// Takes the whole body out; what [`Request::load`] has received.

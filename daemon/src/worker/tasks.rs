@@ -383,6 +383,8 @@ impl<D: Driver> Thread<D> {
                 ended = true;
                 true
             }
+            // Behind the head of a final reply it would stand in that reply's body.
+            Event::Continue if begun => true,
             Event::Continue => {
                 desk.out.push(Piece::Owned(ember_http::CONTINUE.to_vec()));
                 true

@@ -69,7 +69,7 @@ impl FromRequest for BodyStream {
     const BODY: BodyNeed = BodyNeed::Stream;
 
     async fn from_request(request: &mut Request) -> Result<Self> {
-        Ok(BodyStream(request.take_body()))
+        request.begin_body().await.map(BodyStream)
     }
 }
 

@@ -173,7 +173,7 @@ impl FromRequest for Multipart {
             .map_err(|_| Error::new(415, "the body must be multipart/form-data"))?;
         let pipe = Arc::new(Mutex::new(Pipe::default()));
         let parser = multer::Multipart::new(Outlet(Arc::clone(&pipe)), boundary);
-        Ok(Multipart { parser, source: Source { body: request.take_body(), pipe } })
+        Ok(Multipart { parser, source: Source { body: request.begin_body().await?, pipe } })
     }
 }
 
