@@ -1,36 +1,25 @@
-//! The six hooks: each writes a line, to the file that `HOOKS_LOG` names or else to the standard
-//! error.
+//! The six hooks: each writes a line to the standard error.
 //!
 //!     cargo run --release -p ember --example hooks -- --listen 127.0.0.1:8080
 //!     curl http://127.0.0.1:8080/work
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::time::Duration;
 
 use ember::{App, Error, Prepared, Request, Response, Result, State};
 
-/// Where the lines go.
-struct Log(Option<String>);
+/// Tells what happens.
+struct Log;
 
 impl Log {
     fn line(&self, line: &str) {
-        let Some(path) = &self.0 else { return eprintln!("{line}") };
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
-            eprintln!("{path}: {error}");
-        }
+        eprintln!("hooks: {line}");
     }
-}
-
-fn log() -> Log {
-    Log(std::env::var("HOOKS_LOG").ok())
 }
 
 fn main() -> Result<()> {
     emberd::run(
         App::new()
-            .state(log())
+            .state(Log)
             .before_server_start(async |thread| {
                 ember::time::sleep(Duration::from_millis(5)).await;
                 thread.state::<Log>()?.line("before the start");
@@ -46,16 +35,16 @@ fn main() -> Result<()> {
                 Ok(())
             })
             .before_endpoint(async |request: &mut Request| {
-                log().line(&format!("before {}", request.path()));
+                Log.line(&format!("before {}", request.path()));
                 if request.path() == "/refused" {
                     return Err(Error::new(403, "the hook says no"));
                 }
                 Ok(())
             })
             .after_endpoint(async |response: &mut Response| {
-                log().line(&format!("after it: {}", response.status()));
+                Log.line(&format!("after it: {}", response.status()));
             })
-            .after_response_sent(|sent| log().line(&format!("sent {} {}", sent.status, sent.route)))
+            .after_response_sent(|sent| Log.line(&format!("sent {} {}", sent.status, sent.route)))
             .get("/work", async |_: &Request| "done\n")
             .get("/refused", async |_: &Request| "never\n")
             .get("/late", late)

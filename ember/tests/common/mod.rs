@@ -9,12 +9,16 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// The running example; it ends with this value.
 pub struct Example {
     child: Child,
     address: String,
+    /// What it has said on its standard error since it was ready.
+    said: Arc<(Mutex<Vec<String>>, Condvar)>,
+    reader: Option<std::thread::JoinHandle<()>>,
     _state: tempfile::TempDir,
 }
 
@@ -37,7 +41,9 @@ impl Example {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut address = None;
+        let mut said = Vec::new();
         for line in lines.by_ref().map_while(Result::ok) {
+            said.push(line.clone());
             if let Some((_, rest)) = line.split_once("listening on http://") {
                 address = rest.split_whitespace().next().map(str::to_owned);
             }
@@ -45,8 +51,22 @@ impl Example {
                 break;
             }
         }
-        std::thread::spawn(move || lines.for_each(drop)); // the pipe must not fill up
-        Example { child, address: address.expect("a listening line"), _state: state }
+        let said = Arc::new((Mutex::new(said), Condvar::new()));
+        let told = Arc::clone(&said);
+        // Read to the end: the pipe must not fill up.
+        let reader = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                told.0.lock().unwrap().push(line);
+                told.1.notify_all();
+            }
+        });
+        Example {
+            child,
+            address: address.expect("a listening line"),
+            said,
+            reader: Some(reader),
+            _state: state,
+        }
     }
 
     pub fn connect(&self) -> TcpStream {
@@ -99,11 +119,37 @@ impl Example {
     }
 }
 
-impl Drop for Example {
-    fn drop(&mut self) {
+impl Example {
+    /// Waits until it has said this on its standard error.
+    pub fn wait_for_line(&self, line: &str) {
+        let said = self.said.0.lock().unwrap();
+        let misses = |said: &mut Vec<String>| !said.iter().any(|of| of == line);
+        let limit = Duration::from_secs(60);
+        let (said, waited) = self.said.1.wait_timeout_while(said, limit, misses).unwrap();
+        assert!(!waited.timed_out(), "no {line:?} in {said:?}");
+    }
+
+    /// Ends it; all that it has said.
+    pub fn stop(mut self) -> Vec<String> {
+        self.end();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        std::mem::take(&mut self.said.0.lock().unwrap())
+    }
+
+    fn end(&mut self) {
         let pid = self.child.id().to_string();
         let _ = Command::new("kill").args(["-INT", &pid]).status();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        if self.reader.is_some() {
+            self.end();
+        }
     }
 }
 
