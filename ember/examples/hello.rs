@@ -111,10 +111,9 @@ async fn websocket(headers: Headers) -> Result<Response> {
 async fn echo_messages(stream: Stream) -> Result<(), WsError> {
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
     while let Some(message) = next(&mut socket).await {
-        match message? {
-            message @ (Message::Text(_) | Message::Binary(_)) => socket.send(message).await?,
-            // Pings are answered, and closes too, by the library.
-            _ => {}
+        // Pings are answered, and closes too, by the library.
+        if let message @ (Message::Text(_) | Message::Binary(_)) = message? {
+            socket.send(message).await?;
         }
     }
     Ok(())

@@ -109,6 +109,7 @@ pub struct ThreadState<T>(pub Rc<T>);
 
 /// A reference to a state of the app. A thread counts its own references, without a word to others.
 #[derive(Debug)]
+#[expect(clippy::redundant_allocation, reason = "the outer count is the thread's own")]
 pub struct Shared<T>(Rc<Arc<T>>);
 
 impl<T> Shared<T> {

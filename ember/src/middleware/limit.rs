@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+use std::hash::BuildHasher as _;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -113,9 +113,8 @@ impl TokenBucket {
     pub fn take(&self, key: &[u8]) -> Result<(), std::time::Duration> {
         // Never zero: a zero stands for a free place, and a full bucket.
         let now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX) + 1;
-        let mut hasher = self.hasher.build_hasher();
-        key.hash(&mut hasher);
-        self.take_at(hasher.finish() | 1, now_ns).map_err(std::time::Duration::from_nanos)
+        let hash = self.hasher.hash_one(key) | 1;
+        self.take_at(hash, now_ns).map_err(std::time::Duration::from_nanos)
     }
 
     /// The generic cell rate algorithm: a bucket is told by the time at which it is full.
