@@ -41,6 +41,7 @@ fn fill(page: &mut Page, name: NameId, worker: u16) {
         Key::connections_accepted(name, worker),
         Key::connections_closed(name, worker, name),
         Key::connections_pauses(name, worker, name),
+        Key::access_log_dropped(worker),
         Key::parse_errors(name),
         Key::rate_limited(name),
         Key::http_requests_shed(name),
