@@ -218,7 +218,6 @@ fn now_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd as _;
     use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 

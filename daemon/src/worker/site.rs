@@ -56,10 +56,13 @@ impl Handlers {
     }
 }
 
+/// The name of a route and the guard around its handler, where it has one.
+type Guarded = Option<(String, Arc<Guard>)>;
+
 /// The sites of all listeners; listeners with the same routes share one.
 pub(crate) struct Sites {
     sites: Vec<Arc<Site>>,
-    handlers: Vec<(Handler, Option<(String, Arc<Guard>)>)>,
+    handlers: Vec<(Handler, Guarded)>,
     listeners: Vec<(String, usize)>,
     /// Of each listener, the admin's too.
     one_replies: Vec<Option<OneReply>>,
@@ -139,7 +142,7 @@ impl Sites {
 
     /// All handlers, in the order of their numbers, each with the name of its route and the guard
     /// around it where it has one.
-    pub(crate) fn handlers(&self) -> &[(Handler, Option<(String, Arc<Guard>)>)] {
+    pub(crate) fn handlers(&self) -> &[(Handler, Guarded)] {
         &self.handlers
     }
 
