@@ -231,7 +231,7 @@ fn the_same_path_may_be_on_two_listeners() {
 
 #[test]
 fn what_is_planned_is_refused_until_something_reads_it() {
-    let report = refused("[[proxy]]\nrate_limit = {}\nprefix = \"/\"\nupstreams = [\"a:1\"]");
+    let report = refused("[[listener]]\nproxy_protocol = []\naddress = \"127.0.0.1:0\"");
     assert!(report.to_string().contains("not in this version yet"), "{report}");
 }
 
