@@ -37,9 +37,14 @@ const OTHERS: [&str; 3] = ["nginx", "python", "rust"];
 
 #[test]
 fn what_the_documents_say_to_do_can_be_done() {
-    // For this thread and the processes that it starts: ports are free, and nothing gets out.
-    if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
-        return println!("skipped: no network namespace here: {error}");
+    // For this thread and the processes that it starts: ports are free, nothing gets out, and
+    // there is a /srv as the documents have it.
+    let own = nix::sched::CloneFlags::CLONE_NEWNET | nix::sched::CloneFlags::CLONE_NEWNS;
+    if let Err(error) = nix::sched::unshare(own) {
+        return println!("skipped: no namespaces here: {error}");
+    }
+    if let Err(error) = furnish_srv() {
+        return println!("skipped: nothing can be mounted here: {error}");
     }
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     if !up.is_ok_and(|status| status.success()) {
@@ -57,6 +62,19 @@ fn what_the_documents_say_to_do_can_be_done() {
     for (begin, why) in NOT_RUN {
         assert!(used.contains(begin), "no document says `{begin}` ({why}): take it off the list");
     }
+}
+
+/// Puts what the documents serve into a /srv of our own.
+fn furnish_srv() -> std::io::Result<()> {
+    for arguments in [&["--make-rprivate", "/"][..], &["-t", "tmpfs", "srv", "/srv"]] {
+        let status = Command::new("mount").args(arguments).status()?;
+        if !status.success() {
+            return Err(std::io::Error::other(format!("mount {arguments:?}: {status}")));
+        }
+    }
+    fs::create_dir("/srv/www")?;
+    fs::create_dir("/srv/internal")?;
+    fs::write("/srv/favicon.ico", "icon")
 }
 
 fn top() -> PathBuf {
