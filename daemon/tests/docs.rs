@@ -117,10 +117,6 @@ impl Reader {
                 // The file that the words before it name.
                 let named = before.split('`').rfind(|word| word.ends_with(".toml"));
                 let name = named.filter(|name| !name.contains('/')).unwrap_or("unnamed.toml");
-                // The files that whoever reads this would have.
-                let www = self.folder.path().join("www");
-                fs::create_dir_all(&www).unwrap();
-                let code = code.replace("/srv/www", &www.display().to_string());
                 fs::write(self.folder.path().join(name), &code).unwrap();
                 self.execute(&place, &format!("emberd check -c {name}"));
                 continue;

@@ -3,6 +3,7 @@
 //!     cargo run --release -p ember --example hooks -- --listen 127.0.0.1:8080
 //!     curl http://127.0.0.1:8080/work
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use ember::{App, Error, Prepared, Request, Response, Result, State};
@@ -12,7 +13,9 @@ struct Log;
 
 impl Log {
     fn line(&self, line: &str) {
-        eprintln!("hooks: {line}");
+        // One write for the whole line: the supervisor writes to the same place.
+        let line = format!("hooks: {line}\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
 }
 
