@@ -16,9 +16,16 @@ fn link(first: &str, then: &str) -> Link {
 
 #[test]
 fn replies_and_receives_are_linked() {
+    links_are(false, &[link("SEND", "CLOSE")]);
+    links_are(true, &[link("SEND", "SHUTDOWN"), link("SHUTDOWN", "CLOSE")]);
+}
+
+/// Replies, last words in one of their forms, and an armed reply.
+fn links_are(shutdown_last: bool, last_words: &[Link]) {
+    let options = Options { shutdown_last, ..Options::default() };
     let thread = nix::unistd::gettid().as_raw() as u32;
     let trace = Trace::of(thread);
-    let mut bench = Bench::new(Uring::new(Options::default()).unwrap());
+    let mut bench = Bench::new(Uring::new(options).unwrap());
     let reply = bench.region.alloc_from(b"pong").unwrap();
     let (mut client, sock) = bench.connected();
     bench.driver.recv(sock).unwrap();
@@ -42,7 +49,7 @@ fn replies_and_receives_are_linked() {
     match trace.and_then(|trace| trace.links()) {
         Ok(links) => {
             let mut expected = vec![link("SEND", "RECV"); ROUNDS];
-            expected.extend([link("SEND", "SHUTDOWN"), link("SHUTDOWN", "CLOSE")]);
+            expected.extend_from_slice(last_words);
             expected.extend([link("RECV", "SEND"), link("SEND", "RECV")]);
             assert_eq!(links, expected);
         }
