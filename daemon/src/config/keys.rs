@@ -701,13 +701,7 @@ const PREPARED: &[Key] =
 const OF_PREPARED: &[Key] = &[
     key("path", Text(Syntax::UrlPath), Required, "The path that it answers, exactly.")
         .eg(r#""/health""#),
-    key(
-        "name",
-        Text(Syntax::Name),
-        From("path"),
-        "Its name in metrics and in a listener's `routes`.",
-    )
-    .eg(r#""health""#),
+    route_name("path").eg(r#""health""#),
     key("status", Int(200, 599), Is("200"), "Its status code."),
     key("body", Text(Syntax::Any), Nothing, "The body as text. Without it and `body_file`, none.")
         .eg("'{\"status\":\"ok\"}'"),
@@ -772,13 +766,7 @@ const LAST_MODIFIED: &[Choice] = &[
 
 const METRICS: &[Key] = &[
     key("path", Text(Syntax::UrlPath), Is("/metrics"), "The path that it answers."),
-    key(
-        "name",
-        Text(Syntax::Name),
-        From("path"),
-        "Its name in metrics and in a listener's `routes`.",
-    )
-    .eg(r#""metrics""#),
+    route_name("path").eg(r#""metrics""#),
     key(
         "allow",
         List(&Text(Syntax::Net)),
@@ -803,13 +791,7 @@ const OF_FILES: &[Key] = &[
     .eg(r#""/assets""#),
     key("path", Text(Syntax::UrlPath), Nothing, "The path that the one `file` is served at.")
         .eg(r#""/favicon.ico""#),
-    key(
-        "name",
-        Text(Syntax::Name),
-        From("prefix or path"),
-        "Its name in metrics and in a listener's `routes`.",
-    )
-    .eg(r#""assets""#),
+    route_name("prefix or path").eg(r#""assets""#),
     HOSTS,
     key(
         "root",
@@ -916,6 +898,11 @@ const PRECOMPRESSED: &[Choice] =
 /// The names of the keys that [`super::Rules`] is made of, `headers` apart.
 pub(crate) fn rules() -> impl Iterator<Item = &'static str> {
     rules::RULES.iter().map(|key| key.name)
+}
+
+/// The name of a route, which is made from these keys where it is not given.
+const fn route_name(from: &'static str) -> Key {
+    key("name", Text(Syntax::Name), From(from), "Its name in metrics and in a listener's `routes`.")
 }
 
 pub(crate) fn in_table(keys: &'static [Key], name: &str) -> Option<&'static Key> {

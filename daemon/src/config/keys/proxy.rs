@@ -2,7 +2,7 @@
 
 use super::Fallback::{From, Is, Nothing, Required};
 use super::Kind::{Bool, Duration, Int, List, Size, Table, Text};
-use super::{Choice, GIB, HOSTS, HOUR, KIB, Key, Kind, Syntax, key, rules, word};
+use super::{Choice, GIB, HOSTS, HOUR, KIB, Key, Kind, Syntax, key, route_name, rules, word};
 
 pub(super) const PROXY: &[Key] =
     &rules::and::<{ OWN.len() + rules::RULES.len() }>(OWN, &rules::RULES);
@@ -15,13 +15,7 @@ const OWN: &[Key] = &[
         "The path whose requests are passed on, and all below it.",
     )
     .eg(r#""/api""#),
-    key(
-        "name",
-        Text(Syntax::Name),
-        From("prefix"),
-        "Its name in metrics and in a listener's `routes`.",
-    )
-    .eg(r#""api""#),
+    route_name("prefix").eg(r#""api""#),
     HOSTS,
     key(
         "upstreams",

@@ -1,8 +1,8 @@
 //! The keys of `[[redirect]]`.
 
-use super::Fallback::{From, Is, Required};
+use super::Fallback::{Is, Required};
 use super::Kind::{Bool, Int, Text};
-use super::{HOSTS, Key, Syntax, key, rules};
+use super::{HOSTS, Key, Syntax, key, route_name, rules};
 
 pub(super) const REDIRECT: &[Key] =
     &rules::and::<{ OWN.len() + rules::RULES.len() }>(OWN, &rules::RULES);
@@ -24,13 +24,7 @@ const OWN: &[Key] = &[
          encoded; it cannot be part of the host.",
     )
     .eg(r#""/new/{rest}""#),
-    key(
-        "name",
-        Text(Syntax::Name),
-        From("path"),
-        "Its name in metrics and in a listener's `routes`.",
-    )
-    .eg(r#""old""#),
+    route_name("path").eg(r#""old""#),
     HOSTS,
     key(
         "status",
